@@ -110,7 +110,7 @@ def measure_ranges(
 
     The graph that is run lies beside it for so long, since it reads the same weights; they are
     mapped, not copied. ``onnxruntime.quantization`` has calibraters that do the same to whole
-    models: they hold the weights twice, and pass over what its shape inference does not know, such
+    models. They hold the weights twice, and ignore what its shape inference does not support, such
     as the results of fused attention.
 
     Args:

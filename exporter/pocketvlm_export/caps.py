@@ -31,8 +31,8 @@ class Caps:
             is not counted.
         fixed_size: (height, width) that every picture is resized to, where resolution is dynamic;
             for runtimes that want graphs of one shape.
-        suggested: names of those that a device suggests, whatever the model: where a family does
-            not have one it is left out, and a smaller limit of the checkpoint's own does as well.
+        suggested: names of those that a device suggests for any model. One that a family does not
+            have is left out, and a smaller limit of the checkpoint is kept.
     """
 
     max_pixels: int | None = None

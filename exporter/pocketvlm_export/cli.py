@@ -69,8 +69,8 @@ def export(
     """Export the checkpoint MODEL (a folder, a Hub id, demo or demo-guide) with its visual tokens
     pruned inside the graph.
 
-    The first value of a list is the artifact's default. Nothing is written unless the graphs do
-    what the checkpoint does in transformers.
+    The first value of a list is the artifact's default. Nothing is written unless the graphs answer
+    as the checkpoint does in transformers.
     """
     options = ExportOptions(
         pruner=pruner,

@@ -78,7 +78,7 @@ _OPTIONS: tuple[Callable[[_Command], _Command], ...] = (
     click.option(
         "--pruner",
         metavar="NAME",
-        help=f"Pruning method: {', '.join(pruner_names())}; by default scope, or divprune where a "
+        help=f"Pruning method: {', '.join(pruner_names())}; by default scope, or divprune if a "
         f"picture or tile has more than {MOST_COMPARED} tokens.",
     ),
     click.option(
@@ -100,7 +100,7 @@ _OPTIONS: tuple[Callable[[_Command], _Command], ...] = (
         type=BUDGETS,
         default=(),
         metavar="K[,K...]",
-        help="Visual tokens kept per picture, or per tile where it is cut into tiles; a quarter by "
+        help="Visual tokens kept per picture, or per tile if it is cut into tiles; a quarter by "
         "default.",
     ),
     click.option(
@@ -108,62 +108,61 @@ _OPTIONS: tuple[Callable[[_Command], _Command], ...] = (
         type=BUDGETS,
         default=(),
         metavar="T[,T...]",
-        help="Instead: visual tokens of a whole picture at most, where it is cut into the most "
+        help="Instead of --budget: the most visual tokens of a whole picture, in any grid of "
         "tiles.",
     ),
     click.option(
         "--max-pixels",
         type=int,
         metavar="N",
-        help="Resize pictures to at most N pixels, height times width, where the checkpoint takes "
-        "any size; by default the pixels of 512 visual tokens. A smaller number may be given when "
-        "the artifact runs.",
+        help="Resize pictures to at most N pixels, height times width, for dynamic resolution; by "
+        "default the pixels of 512 visual tokens. `run` may lower it.",
     ),
     click.option(
         "--max-tiles",
         type=int,
         metavar="N",
-        help="Cut pictures into at most N parts, where the checkpoint cuts them; 4 by default. A "
-        "smaller number may be given when the artifact runs.",
+        help="Cut pictures into at most N parts, for checkpoints with tiles; 4 by default. `run` "
+        "may lower it.",
     ),
     click.option(
         "--fixed-size",
         type=SIZE,
         metavar="HxW",
-        help="One size in pixels that every picture is resized to, where resolution is dynamic; "
-        "for runtimes that want graphs of one shape.",
+        help="One size in pixels for every picture, for dynamic resolution; for runtimes that need "
+        "constant shapes.",
     ),
     click.option(
         "--image-size",
         type=EDGES,
         metavar="N|HxW",
-        help="Pixels of every picture, or tile, where the tower has a table of learnt positions, "
-        "which is interpolated for them; N is NxN. Half the edge is a quarter of the tokens, and a "
-        "default budget of a quarter is of those that are left.",
+        help="Pixels of every picture or tile, for towers with learnt positions, which are "
+        "interpolated; N is NxN. Half the edge is a quarter of the tokens; the default budget is a "
+        "quarter of these.",
     ),
     click.option(
         "--layout",
         metavar="NAME",
         help="How a picture is cut, and its tiles combined. LLaVA-NeXT: fastervlm (default when "
-        "pruning) or hf. LLaVA-OneVision and LFM2-VL: hf, or whole for one tile a picture.",
+        "pruning) or hf. LLaVA-OneVision and LFM2-VL: hf, or whole for one tile per picture.",
     ),
     click.option(
         "--tower-stage",
         type=STAGE,
         multiple=True,
         metavar="LAYER:KEEP[:BY]",
-        help="Drop patches inside the vision tower: before this layer, the first is 0, all but "
-        f"KEEP of a tile, by {', '.join(TOWER_STAGES)} (the first by default). Repeatable, fewer "
-        "and fewer.",
+        help="Drop patches inside the vision tower: before this layer, counted from 0, all but "
+        f"KEEP per tile, by {', '.join(TOWER_STAGES)} (the first by default). Repeatable, with "
+        "smaller KEEP.",
     ),
     click.option(
         "--decoder-stage",
         type=STAGE,
         multiple=True,
         metavar="LAYER:KEEP[:BY]",
-        help="Drop visual tokens inside the decoder: before this layer, the first is 0, all but "
-        f"KEEP of a picture, by {', '.join(DECODER_STAGES)} (the first by default, the last where "
-        "KEEP is 0). Repeatable, fewer and fewer: with 32 layers and 576 tokens PyramidDrop is "
+        help="Drop visual tokens inside the decoder: before this layer, counted from 0, all but "
+        f"KEEP per picture, by {', '.join(DECODER_STAGES)} (the first by default, the last if KEEP "
+        "is 0). Repeatable, with smaller KEEP: with 32 layers and 576 tokens PyramidDrop is "
         "8:288, 16:144 and 24:72.",
     ),
     click.option(
@@ -181,8 +180,8 @@ _OPTIONS: tuple[Callable[[_Command], _Command], ...] = (
     click.option(
         "--decoder-scores",
         is_flag=True,
-        help="Let the decoder say what its attention pays to each visual token: a small model then "
-        "guides a large one, see `pocketvlm run --guide`.",
+        help="Let the decoder also give its attention to each visual token, so that it can guide a "
+        "larger model; see `pocketvlm run --guide`.",
     ),
     click.option(
         "--decoder",
@@ -196,8 +195,7 @@ _OPTIONS: tuple[Callable[[_Command], _Command], ...] = (
         "--calibration",
         type=PATH,
         metavar="FOLDER",
-        help="Pictures like those to be asked about, on which the activations of int8_static are "
-        "measured.",
+        help="Pictures like those of your users; int8_static measures its activations on them.",
     ),
     _precision_option("decoder", "the ONNX decoder", ExportOptions.decoder_precisions),
     _precision_option(
@@ -210,8 +208,8 @@ _OPTIONS: tuple[Callable[[_Command], _Command], ...] = (
         "--shared-tables/--separate-tables",
         default=ExportOptions.shared_tables,
         show_default=True,
-        help="Whether a table that is the decoder's head too is stored once, in the decoder's "
-        "file; transformers.js in a page needs it in a file of its own.",
+        help="Whether an embedding table tied to the head is stored once, in the decoder's file; "
+        "transformers.js in a page needs it in a separate file.",
     ),
     click.option(
         "--gguf-type",
@@ -228,7 +226,8 @@ _OPTIONS: tuple[Callable[[_Command], _Command], ...] = (
     click.option(
         "--portable-vision",
         is_flag=True,
-        help="As --portable, of the vision graphs alone: providers like OpenVINO take those whole.",
+        help="As --portable, for the vision graphs alone: providers like OpenVINO then run them "
+        "whole.",
     ),
     click.option(
         "--format",
@@ -248,7 +247,7 @@ _OPTIONS: tuple[Callable[[_Command], _Command], ...] = (
         "--memory-limit",
         type=click.IntRange(min=0),
         metavar="MB",
-        help="Refuse what is expected to take more on the device; 0 is no limit.",
+        help="Refuse an export that is expected to need more memory on the device; 0 is no limit.",
     ),
     takes_target(export_defaults),
     click.option(
@@ -256,21 +255,22 @@ _OPTIONS: tuple[Callable[[_Command], _Command], ...] = (
         type=_MEDIA,
         default=(),
         metavar="M[,M...]",
-        help="What the artifact reads, image or video or both, where a checkpoint has a tower for "
-        "each (Video-LLaVA: video by default); a vision graph each.",
+        help="Media of the artifact, image or video or both, for checkpoints with a tower for each "
+        "(Video-LLaVA: video by default); each has its own vision graph.",
     ),
     click.option("--revision", metavar="REV", help="Commit, tag or branch of a Hub checkpoint."),
     click.option("--overwrite", is_flag=True, help="Replace an artifact that is already there."),
     click.option(
         "--dry-run",
         is_flag=True,
-        help="Print what would be written and what it costs; write nothing.",
+        help="Print what would be written, its size and the memory that the export takes; write "
+        "nothing.",
     ),
     click.option(
         "--keep-failed",
         type=PATH,
         metavar="DIR",
-        help="Keep what fails the parity gate.",
+        help="Keep an export that fails the parity gate in this folder.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
 )

@@ -32,8 +32,8 @@ def estimate_peak(
     """Return the resident memory that an export of ``spec`` reaches, in bytes.
 
     One component is loaded at a time, each twice: to be traced, and as the parity gate's reference.
-    The reference takes more: of the tower, the attention maps of one picture in the layers that the
-    method reads, and the one under way in any; of the decoder, its embedding beside it, which is
+    The reference takes more. Of the tower it holds the attention maps of one picture in the layers
+    that the method reads, and the current one. Of the decoder it holds the embedding too, which is
     still mapped from its file, in two bytes or four, while it becomes float32. ONNX Runtime's
     sessions stay below.
 

@@ -1,5 +1,5 @@
-"""Knows `pocketvlm export` as `optimum-cli export pocketvlm` offers it: click's options as those of
-argparse, and what was typed as click reads it; must import without torch and without optimum."""
+"""Knows `pocketvlm export` as `optimum-cli export pocketvlm`: click's options as those of argparse,
+read as click reads them. Must import without torch and without optimum."""
 
 from __future__ import annotations
 

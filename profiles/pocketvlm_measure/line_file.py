@@ -1,4 +1,5 @@
-"""Knows a file of JSON lines that only grows, so that work that was killed goes on where it was."""
+"""Knows a file of JSON lines that only grows, so that work that was killed continues where it
+was."""
 
 from __future__ import annotations
 
@@ -43,7 +44,7 @@ class LineFile(ABC):
         Args:
             path: the file.
             head: the conditions, JSON values; all must be the same for rows to count.
-            resume: go on with an existing file; without it an existing file is refused.
+            resume: continue with an existing file; without it an existing file is refused.
 
         Raises:
             RequestError: the file exists and is not to be resumed, is of another run, damaged, not
@@ -70,7 +71,7 @@ class LineFile(ABC):
         except OSError as error:
             raise RequestError(
                 f"{self.path} cannot be written ({error.strerror})",
-                advice="make room, then go on with --resume",
+                advice="make room, then continue with --resume",
             ) from error
 
     def close(self) -> None:
@@ -92,7 +93,7 @@ class LineFile(ABC):
         if self.path.exists() and not resume:
             raise RequestError(
                 f"{self.path} exists already",
-                advice=f"go on with it by --resume, or {self.elsewhere}",
+                advice=f"continue with it by --resume, or {self.elsewhere}",
                 setting=self.setting,
             )
         try:

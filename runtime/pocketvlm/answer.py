@@ -11,8 +11,7 @@ FinishReason = Literal["stop", "length", "interrupted"]
 class VisualTokens(TypedDict):
     """Visual tokens over all pictures, before and after pruning.
 
-    ``stages``: of a decoder that drops some between its layers, those that went on after each of
-    its stages.
+    ``stages``: the tokens kept after each stage, of a decoder that drops some between its layers.
     """
 
     before: int
@@ -21,8 +20,7 @@ class VisualTokens(TypedDict):
 
 
 class PromptTokens(TypedDict):
-    """Tokens of the prompt, pictures included, and those of them that the conversation's KV cache
-    held already."""
+    """Tokens of the prompt, pictures included, and how many of them the KV cache already held."""
 
     total: int
     cached: int
@@ -39,15 +37,14 @@ class Timings(TypedDict):
 
     ``load``: `VLM.load`, once for all answers. ``preprocess``: pictures to pixel_values, and the
     prompt to ids. ``vision``: the vision graph over all pictures that were not encoded before.
-    ``select``: the part of it that selecting by the question took, where the method reads that.
-    ``embed``: token embeddings of the prompt, where the decoder does not look them up itself.
-    ``prefill``: the decoder over what of the prompt its cache does not hold yet. ``ttft``: time to
-    the first token, which spans all of the above but load, and what lies between: setting up the
-    answer, choosing the token, and in ``run`` opening the decoder behind the picture.
-    ``decode``: all further tokens. ``total``: ttft + decode.
+    ``select``: selection by the question, a part of ``vision``. ``embed``: token embeddings of the
+    prompt, if the decoder does not look them up itself. ``prefill``: the decoder over the part of
+    the prompt that its cache does not hold. ``ttft``: time to first token. It spans all of the
+    above except load, and also setting up the answer, choosing the token, and in ``run`` opening
+    the decoder. ``decode``: all further tokens. ``total``: ttft + decode.
 
-    What the reader of a stream does meanwhile is not counted. Where other answers are under way,
-    ttft and decode count the waiting for their steps, the parts of ttft do not.
+    The time of a stream's reader is not counted. ttft and decode include waiting for the steps of
+    other answers; the parts of ttft do not.
     """
 
     load: float
@@ -75,27 +72,26 @@ class Answer:
     True
 
     Attributes:
-        text: the answer, special tokens left out.
+        text: the answer without special tokens.
         token_ids: all tokens generated, with the end-of-sequence token where there is one.
-        kept_indices: for each picture or clip, in the order of the prompt, the patches kept, in
-            raster order; those of tiles, or of a clip's frames, are numbered on from one to the
-            next.
-        visual_tokens: how many there were before and after pruning.
+        kept_indices: the kept patches of each picture or clip, in the order of the prompt and in
+            raster order. They are numbered across the tiles of a picture, or the frames of a clip.
+        visual_tokens: their number before and after pruning.
         tokens_per_picture: visual tokens of each picture or clip after pruning.
-        prompt_tokens: how many there were in all, and how many of them were in the KV cache.
+        prompt_tokens: their number, and how many of them were in the KV cache.
         decoder: the engine and precision that answered, as in ``"onnx fp32"``.
         timings_ms: see `Timings`.
-        pictures_below_budget: of the pictures, those that kept all their tokens because they have
-            fewer than the budget.
-        pictures_reduced: of the pictures, those that were read at a fraction of their size, as they
-            would take more memory than `pocketvlm.PictureLimits` allows.
-        pictures_selected_anew: of the pictures, those of which this question keeps other tokens
-            than the conversation's last one did, where the method reads the prompt: the prompt was
-            read again from the first of them on.
-        caps: the limits that were in force on its pictures, ``max_pixels`` and ``max_tiles``, where
-            the artifact has them.
-        finish_reason: ``"stop"`` at an end-of-sequence token, or where a JSON answer is whole,
-            ``"length"`` at max_new_tokens, ``"interrupted"`` where the stream was asked to stop.
+        pictures_below_budget: pictures that kept all their tokens, because they have fewer than the
+            budget.
+        pictures_reduced: pictures that were read at a fraction of their size, to stay within
+            `pocketvlm.PictureLimits`.
+        pictures_selected_anew: pictures whose kept tokens differ from the conversation's last
+            question, if the method reads the prompt. The prompt was prefilled again from the first
+            of them on.
+        caps: the limits on its pictures, ``max_pixels`` and ``max_tiles``, if the artifact has
+            them.
+        finish_reason: ``"stop"`` at an end-of-sequence token or a complete JSON answer,
+            ``"length"`` at max_new_tokens, ``"interrupted"`` after `Stream.stop`.
     """
 
     text: str
@@ -115,7 +111,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedAnswer(Answer):
-    """One generated answer of two models, of which the small one, the guide, has answered first.
+    """One generated answer of two models; the small one, the guide, answered first.
 
     >>> from pocketvlm import VLM, Guided
     >>> pair = Guided(VLM.load("large"), VLM.load("small"), confidence=0.9)
@@ -123,11 +119,11 @@ class GuidedAnswer(Answer):
     >>> answer.answered_by, answer.confidence > 0.9, answer.guide.text
     ('guide', True, ' circle')
 
-    ``timings_ms`` are those of the model that answered, but ``ttft`` and ``total`` count from the
-    beginning, the guide's whole answer with them: only at its end is it known who answers.
+    ``timings_ms`` are those of the model that answered. ``ttft`` and ``total`` count from the
+    beginning and include the guide's whole answer, because only its end decides who answers.
 
     Attributes:
-        answered_by: ``"guide"`` where it was sure enough, else ``"model"``, the large one.
+        answered_by: ``"guide"`` if it was sure enough, else ``"model"``, the large one.
         confidence: the product of the probabilities that the guide gives the tokens of its own
             answer, 0 to 1.
         guide: the guide's own answer, with its own timings.

@@ -32,11 +32,11 @@ _log = logging.getLogger(__name__)
 
 
 class Abandoned(Exception):
-    """An answer that nobody waits for any more: it ended before its next step."""
+    """An answer that nobody waits for any more; it ended before its next step."""
 
 
 def without_guide() -> RequestError:
-    """The refusal of questions to a model that ranks visual tokens by a guide's scores, and has no
+    """The refusal of questions to a model that ranks visual tokens by a guide's scores but has no
     guide."""
     return RequestError(
         "this decoder drops visual tokens by the scores of a guide, and there is none",
@@ -87,20 +87,18 @@ class Request:
     """A question made ready: everything that can be refused has been checked.
 
     Attributes:
-        ids: int64 (n,), an image token for each picture.
-        pictures: its pictures, in order.
+        ids: int64 (n,), an image token for each picture. pictures: its pictures, in order.
         sampling: how tokens are picked, and when the answer ends, as it was asked for.
-        preprocess_ms: spent so far.
-        cached: features may come from the feature cache and go there.
-        conversation: whose KV cache is used and extended; None for a question of none.
-        reused: the answer goes on from what other sequences hold of its prompt, and leaves its own
+        preprocess_ms: spent so far. cached: features may come from the feature cache and go there.
+        conversation: whose KV cache is used and extended; None for a question of none. reused: the
+        answer continues from what other sequences hold of its prompt, and leaves its own
             for others. Else that of no conversation ends with the answer.
         guidance: what a decoder that is given its scores ranks visual tokens by; None for others.
         witness: takes down how sure the answer is and what it looked at; None where nobody asks.
         question: token ids int64 (T,) of the user's text in the last message, where the method
             reads the prompt.
         gone: set, from any thread, where nobody waits for the answer any more; it then ends with
-            `Abandoned` instead of taking its next step. None where it goes on to its end.
+            `Abandoned` instead of taking its next step. None where it runs to its end.
     """
 
     ids: npt.NDArray[np.int64]
@@ -215,8 +213,8 @@ class Answerer:
             self.pool.forget(conversation)
 
     def close(self, *, with_decoder: bool) -> None:
-        """Free all KV caches, and the decoder if nobody else has it; answers under way go on to
-        their end. Nothing is freed in a process that was forked since: it is not its own."""
+        """Free all KV caches, and the decoder if nobody else uses it; answers in progress run to
+        their end. A process that was forked since frees nothing, because nothing is its own."""
         if self.pool.is_forked:
             return
         with self.step:

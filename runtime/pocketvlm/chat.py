@@ -57,33 +57,33 @@ class Chat:
     >>> [message["role"] for message in chat.messages]
     ['user', 'assistant', 'user', 'assistant']
 
-    The prompt of every answer is the whole conversation as the chat template renders it. Each
-    conversation has a KV cache of its own, so only what is new is computed. It begins with what
-    other answers of the model have left, see `SequenceLimits`. No picture is encoded twice, with
-    one exception.
+    The prompt of every answer is the whole conversation, as the chat template renders it. Each
+    conversation has its own KV cache, so only the new part is computed. It begins with what other
+    answers of the model have left, see `SequenceLimits`. No picture is encoded twice, with one
+    exception.
 
-    Some models read a picture otherwise when it is the only one (`Layout.several`). There the
-    pictures of a conversation are encoded once more when a second one joins the first, or when all
-    but one are dropped, as transformers reads the whole conversation each time; the prompt is then
-    read again from the first picture on.
+    Some models read a picture differently when it is the only one (`Layout.several`). Their
+    pictures are encoded once more when a second one joins the first, or when all but one are
+    dropped. The prompt is then prefilled again from the first picture on, as transformers does each
+    time.
 
-    Where the method reads the prompt, each question keeps tokens of its own of every picture: the
-    tower's work is in the feature cache, but the prompt is read again from the first picture on of
-    which other tokens are kept (`Answer.pictures_selected_anew`).
+    If the method reads the prompt, each question keeps its own tokens of every picture. The tower's
+    work is in the feature cache. The prompt is prefilled again from the first picture whose kept
+    tokens changed (`Answer.pictures_selected_anew`).
 
-    **When the context is full** the oldest questions are dropped with their answers, until the rest
-    takes at most three quarters of the room, so that not every answer must drop again. Their
-    pictures stay: they go to the front of the oldest question that is left, the latest of them, as
-    many as fit in half of the context. Only what is dropped for an answer is gone for good; a
-    question that does not fit even alone is refused and changes nothing.
+    **When the context is full** the oldest questions are dropped with their answers. The rest then
+    takes at most three quarters of the context, so that not every answer must drop again. Pictures
+    stay: the latest of them, as many as fit in half of the context, move to the oldest remaining
+    question. What is dropped for an answer is gone for good. A question that does not fit even
+    alone is refused and changes nothing.
 
-    An answer stopped early stays in the conversation as far as it went, one that failed does not.
-    Of two answers begun from the same point of the conversation, the one that ends first stays.
+    An answer that is stopped early stays in the conversation; one that failed does not. Of two
+    answers begun from the same point, the one that ends first stays.
 
-    Conversations of one `pocketvlm.VLM` do not disturb each other. One that waits while many others
-    are answered may lose its cache to `SequenceLimits`, which costs a longer prefill. In float32
-    the answers are the same; int8 decoders measure the activations of each run, so logits differ a
-    little by how a prompt was divided.
+    Conversations of one `pocketvlm.VLM` do not disturb each other. One that is idle while many
+    others are answered may lose its cache to `SequenceLimits`, which costs a longer prefill. In
+    float32 the answers are the same; int8 decoders measure the activations of each run, so logits
+    differ a little by how a prompt was divided.
 
     A conversation is used by one thread at a time.
     """
@@ -124,8 +124,8 @@ class Chat:
         videos: Sequence[Video] | None = None,
         sampling: Sampling = GREEDY,
     ) -> Stream:
-        """As `ask`, in text pieces: iterate, then read ``.answer``. Refusals come at once, not
-        while iterating."""
+        """As `ask`, in text pieces: iterate, then read ``.answer``. Refusals are raised by this
+        call, not while iterating."""
         check_sampling(sampling)
         self._answerer.pool.check_open()
         started, before = time.perf_counter(), self._exchanges
@@ -148,7 +148,8 @@ class Chat:
         return Stream(self._record(answer, before, exchanges), answer.stop)
 
     def reset(self) -> None:
-        """Forget the conversation and free its KV cache; features of pictures stay in theirs."""
+        """Forget the conversation and free its KV cache; features of pictures stay in their
+        cache."""
         self._exchanges = []
         self.dropped_turns = 0
         self._answerer.forget(self._cache)

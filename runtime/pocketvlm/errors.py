@@ -1,5 +1,5 @@
-"""Knows the errors that people see: what was found, what was expected, what to do next, as fields
-and as one line."""
+"""Knows the errors that people see, as fields and as one line: what was found, what was expected,
+what to do next."""
 
 from __future__ import annotations
 
@@ -23,12 +23,11 @@ class PocketVLMError(Exception):
     budget 99 is not served by the loaded graph (1..36) | load with that budget | budget
 
     Attributes:
-        found: what was found.
-        expected: what was expected instead, as words that follow "expected"; empty where ``found``
-            says it.
-        advice: what to do next, as an imperative; empty where nothing can be done.
-        setting: the setting that was refused, by the name of its option ("budget",
-            "decoder_precision"); empty where it was none.
+        found: what is wrong.
+        expected: what would be right, as words that follow "expected"; empty if ``found`` says it.
+        advice: what to do next, as an imperative; empty if nothing can be done.
+        setting: the refused setting, by the name of its option ("budget", "decoder_precision");
+            empty if it was another input.
     """
 
     exit_code: int = 1
@@ -124,8 +123,8 @@ def error_from_dict(data: Mapping[str, str]) -> PocketVLMError:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another library's error, cut where it runs on; the name of its class
-    where it has no message.
+    """Return the first line of another library's error, shortened, or the name of its class if it
+    has no message.
 
     Such messages quote whole files or carry a stack trace, and ours are one line.
     """
@@ -137,11 +136,11 @@ def first_line(error: BaseException) -> str:
 def library_errors(
     refusal: Callable[[str], Exception], out_of_memory: Exception | None = None
 ) -> Iterator[None]:
-    """Let nothing but refusals out of a library that reads what strangers wrote.
+    """Turn every exception of a library that reads untrusted input into a refusal.
 
-    Libraries written in Rust raise their panics as a class beside `Exception`, so that
-    ``except Exception`` does not see them. What a person or the interpreter asks for (Ctrl-C, an
-    exit, a generator that is closed) passes.
+    Libraries written in Rust raise their panics as a class beside `Exception`, so that ``except
+    Exception`` does not catch them. What a person or the interpreter asks for (Ctrl-C, an exit, a
+    generator that is closed) is raised unchanged.
 
     Args:
         refusal: makes the error out of one line, the library's own; of what the system refused

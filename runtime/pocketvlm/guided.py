@@ -1,5 +1,5 @@
-"""Knows how a small model guides a large one: it answers first, and what its attention pays to each
-visual token says which of them the large one reads to the end (SGL, arXiv 2412.03324)."""
+"""Knows how a small model guides a large one. It answers first, and its attention to each visual
+token decides which of them the large one reads to the end (SGL, arXiv 2412.03324)."""
 
 from __future__ import annotations
 
@@ -33,22 +33,21 @@ class Guided:
     >>> answer.text, answer.answered_by, answer.visual_tokens
     (' circle', 'model', {'before': 144, 'after': 144, 'stages': [57]})
 
-    The guide answers every question first, greedily. Where it is sure enough its answer is the
-    answer, and the large model does nothing but prepare its prompt. Else that one answers. Where
-    its decoder drops visual tokens by scores that it is given, those are what the attention of the
-    guide paid to each of them, summed over layers, heads and rows: the rows of the prompt behind
-    its last picture, and of each token that the guide answered.
+    The guide answers every question first, greedily. If it is sure enough, its answer is the
+    result, and the large model only prepares its prompt. Otherwise the large model answers. A
+    decoder that drops visual tokens by given scores gets them from the guide. They are its
+    attention to each token, summed over layers, heads and rows: the prompt's rows after its last
+    picture, and those of each token that it answered.
 
-    Both read the same pictures, so both must make the same visual tokens of them: cut them into the
-    same tiles, of the same rows and columns of tokens, and keep the same ones. Where nothing is
-    pruned by a vision graph, or both have one and the same, they do. Other pairs are refused, when
-    they are put together or when a picture shows it.
+    Both must make the same visual tokens of a picture: the same tiles, of the same rows and
+    columns, with the same tokens kept. They do if no vision graph prunes, or if both have the same
+    one. Other pairs are refused, when they are put together or at the first picture that differs.
 
-    What `VLM` says of threads holds here; the guide may guide several models.
+    Threads may share it as they share a `VLM`; the guide may guide several models.
 
     Attributes:
-        model, guide: both of them; whoever opened them closes them.
-        confidence: from which on the guide's own answer is the answer; None for never.
+        model, guide: both of them; the caller closes them.
+        confidence: the least at which the guide's own answer is the result; None for never.
     """
 
     def __init__(self, model: VLM, guide: VLM, *, confidence: float | None = None) -> None:
@@ -56,13 +55,13 @@ class Guided:
 
         Args:
             model: the large one.
-            guide: the small one, exported with ``--decoder-scores`` where the other drops visual
-                tokens by scores that it is given.
-            confidence: from 0 to 1: where the guide is at least so sure of its answer, that is the
-                answer; None has the large model answer always.
+            guide: the small one, exported with ``--decoder-scores`` if the other drops visual
+                tokens by given scores.
+            confidence: from 0 to 1. If the guide is at least so sure, its answer is the result;
+                with None the large model always answers.
 
         Raises:
-            RequestError: the two do not go together.
+            RequestError: the two do not match.
         """
         self.model = model
         self.guide = guide
@@ -97,18 +96,17 @@ class Guided:
 
         Args:
             prompt: see there, as ``images``, ``messages`` and ``videos``.
-            images: what can be read twice: both models read it.
+            images: as there, but readable twice, because both models read them.
             messages: likewise.
             videos: likewise.
-            budget: of the large model, and of the guide where scores are handed over; a guide that
-                only answers keeps to its own.
-            sampling: of the large model; the guide takes from it when an answer ends, and
-                its JSON schema. Where the guide's own answer may be the answer only a greedy one is
-                taken.
+            budget: of the large model, and of the guide if it gives scores; a guide that only
+                answers keeps its own.
+            sampling: of the large model. The guide takes from it when an answer ends, and its JSON
+                schema. With a confidence it must be greedy.
 
         Raises:
-            RequestError: see `VLM.generate`; sampling with a confidence; or pictures of which the
-                two do not make the same visual tokens.
+            RequestError: see `VLM.generate`; sampling with a confidence; or pictures that become
+                different visual tokens in the two.
             PictureError: see `VLM.generate`, as `EngineError`.
         """
         answer = self.stream(
@@ -127,7 +125,7 @@ class Guided:
         budget: int | None = None,
         sampling: Sampling = GREEDY,
     ) -> Stream:
-        """As `generate`, in text pieces, see `VLM.stream`: none comes while the guide answers, and
+        """As `generate`, in text pieces, see `VLM.stream`. None comes while the guide answers, and
         its own answer comes whole."""
         # What is handed over is of the same tokens; else each model has a budget of its own.
         budget = self.model.budget if budget is None and self._hands_over else budget

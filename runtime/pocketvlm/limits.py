@@ -41,11 +41,11 @@ class PictureLimits(_Checked):
     Attributes:
         max_bytes: size of the file.
         max_pixels: width times height.
-        max_side: width, and height; as many as a JPEG file can have.
-        max_memory: bytes that reading a picture may take beside its file: decoding it, converting
-            it, turning it upright; None for 600 MB, or 6 bytes for each pixel that is allowed where
-            that is more. Above 36 megapixels a picture that would take more is read at a half, a
-            quarter or an eighth of its size where that helps, and the answer says so.
+        max_side: width, and height; by default the most that a JPEG file can have.
+        max_memory: bytes that reading a picture may take beside its file: decoding, converting and
+            turning it upright. None is 600 MB, or 6 bytes for each allowed pixel if that is more.
+            Above 36 megapixels a picture that would exceed it is read at a half, a quarter or an
+            eighth of its size. The answer then reports it.
     """
 
     max_bytes: int = 64 << 20
@@ -77,9 +77,9 @@ class VideoLimits(_Checked):
     Attributes:
         max_bytes: size of the file.
         max_pixels: width times height of a frame.
-        max_frames: frames in the file, whether they are taken or not.
+        max_frames: frames in the file, used or not.
         max_seconds: how long reading it may take.
-        max_memory: bytes that the frames may take that are kept, 4 a pixel.
+        max_memory: bytes of the kept frames, 4 per pixel.
     """
 
     max_bytes: int = 1 << 30
@@ -91,7 +91,7 @@ class VideoLimits(_Checked):
 
 @dataclass(frozen=True)
 class FeatureLimits(_Checked):
-    """Features of pictures that are kept; beyond a limit those not used for longest go first.
+    """Features of pictures that are kept; beyond a limit the least recently used are dropped first.
 
     >>> from pocketvlm import VLM, FeatureLimits, Limits
     >>> few = Limits(features=FeatureLimits(memory_bytes=8 << 20, disk_bytes=64 << 20))
@@ -116,20 +116,19 @@ class SequenceLimits(_Checked):
     >>> vlm.generate("How many objects are there?", images=["examples/scene-3.png"]).prompt_tokens
     {'total': 49, 'cached': 41}
 
-    Each `Chat` keeps a sequence of its own. Of questions asked otherwise the model keeps the latest
-    ``kept`` sequences. A new prompt goes on from whichever sequence begins as it does for longest:
-    on that one itself, or on a copy of its beginning where a picture would go else. Of those that
-    are too many the one unused for longest goes; as long as two hold no picture, one of these.
+    Each `Chat` keeps its own sequence. Of other questions the model keeps the latest ``kept``
+    sequences. A new prompt continues from the one with the longest common beginning, or from a copy
+    of it if a picture would be lost. Of too many sequences the least recently used is dropped;
+    while two hold no picture, one of these.
 
-    Beyond the limit of bytes, sequences that wait for their next question lose theirs, those unused
-    for longest first, and their next answers cost a longer prefill. In float32 these are the same;
-    int8 decoders measure the activations of each run, so logits differ a little by how a prompt was
-    divided. Sequences that are being answered are always allowed, and so is the one answered last.
+    Beyond the limit of bytes, idle sequences lose theirs, the least recently used first, and their
+    next answers cost a longer prefill. In float32 the answers are the same; int8 decoders measure
+    the activations of each run, so logits differ a little by how a prompt was divided. Sequences in
+    use are always allowed, and so is the one that answered last.
 
     Attributes:
         memory_bytes: keys and values of all sequences together.
-        kept: sequences of questions outside of conversations; with 0 no prompt goes on from what
-            another has left.
+        kept: sequences of questions outside of conversations; with 0 no prompt reuses another's.
     """
 
     memory_bytes: int = 1 << 30
@@ -168,7 +167,7 @@ def is_int(value: Any, least: int | None = None) -> bool:
 
 def whole(value: Any, setting: str, least: int | None = None) -> int:
     """The whole number of a setting, numpy's too, as Python's own, which neither overflows nor is
-    unknown to JSON; raises `RequestError` for anything else, or for one below ``least``."""
+    unknown to JSON. Raises `RequestError` for anything else, or for a number below ``least``."""
     if not is_int(value):
         raise RequestError(
             f"{setting} is of type {type(value).__name__}",
@@ -222,7 +221,7 @@ def _at_least(number: float, setting: str, least: float | None) -> float:
     return number
 
 
-# No answer goes on from what another has left of its prompt; each `Chat` goes on from its own.
+# No answer continues from what another has left of its prompt; each `Chat` continues from its own.
 APART = Limits(sequences=SequenceLimits(kept=0))
 # Every answer computes all that it needs, as the first one of a process: for measuring.
 NOTHING_KEPT = Limits(

@@ -1,5 +1,5 @@
-"""Knows the packages that add entries of their own to a registry: which there are by name, and how
-one is loaded so that a broken one breaks nothing else."""
+"""Knows the packages that add their own entries to a registry: which there are by name, and how one
+is loaded so that a broken one affects nothing else."""
 
 from __future__ import annotations
 

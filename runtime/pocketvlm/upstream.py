@@ -159,7 +159,7 @@ def takes_its_environment(function: Callable[..., Any]) -> bool:
 # onnxruntime 1.31.1.
 #
 # ``enable_fallback``: raise where an execution provider fails, instead of printing to standard
-# output and going on with another one; the documented ``disable_fallback`` comes too late.
+# output and continuing with another one; the documented ``disable_fallback`` comes too late.
 # ``read_config_from_model``: take no session options from a graph. Where the environment variable
 # ``ORT_LOAD_CONFIG_FROM_MODEL`` is 1, which asks for them, the session is then refused.
 ORT_SESSION_ARGUMENTS: Final[Mapping[str, int]] = MappingProxyType(
@@ -171,9 +171,9 @@ def impatient_protocol(silent: float, unread: float) -> type[asyncio.Protocol]:
     """HTTP as uvicorn's server speaks it, for clients that hold a connection and do nothing; for
     ``uvicorn.Config(http=...)``.
 
-    uvicorn ends a connection that is idle after a response, but waits for ever for the first
-    request, for headers that come byte by byte, while the rest of a refused body comes, and for
-    clients that do not read.
+    uvicorn closes a connection that is idle after a response. But it waits for ever for the first
+    request, for headers that come byte by byte, for the rest of a refused body, and for clients
+    that do not read.
 
     Args:
         silent: seconds until the next request must have begun, line and headers.

@@ -45,29 +45,28 @@ class VLM:
     >>> vlm.budget, vlm.decoder
     (36, 'onnx fp32')
 
-    **Threads.** Any number of threads may ask one object at once, and any number of streams may be
-    open: every answer is what it would be alone. Each answer has a KV cache of its own, each `Chat`
-    one that lasts. The engines compute one step at a time (one picture encoded, one prefill, one
-    token), and the next step is that of the answer that has waited longest. Between steps nothing
-    is held: a stream that nobody reads delays nobody. A single `Stream` or `Chat` is used by one
-    thread at a time, except for `Stream.stop`. After `close` nothing can be asked; answers under
-    way end as they would. A process that is forked afterwards loads the model again: the engines'
-    threads stay behind, so what was loaded before is refused there.
+    **Threads.** Any number of threads may use one object at once, and any number of streams may be
+    open: every answer is what it would be alone. Each answer has its own KV cache, and each `Chat`
+    one that lasts. The engines compute one step at a time: one picture encoded, one prefill, one
+    token. The next step belongs to the answer that has waited longest. No lock is held between
+    steps, so a stream that nobody reads delays nobody. A single `Stream` or `Chat` is used by one
+    thread at a time, except for `Stream.stop`. After `close` no question is accepted; answers in
+    progress end normally. A process that is forked afterwards must load the model again, because
+    the engines' threads stay behind.
 
     **What is kept.** Features of pictures, and the KV caches of the latest answers, within
-    `Limits`: a prompt goes on from whatever begins as it does. A second question about a picture
-    costs neither the tower nor the picture's prefill, where what is kept does not depend on the
-    question. Whether something was kept or is computed again, in float32 the answers are those of a
-    model that keeps nothing, `NOTHING_KEPT`. int8 decoders measure the activations of each run, so
-    logits differ a little by how a prompt was divided.
+    `Limits`. A prompt reuses the longest beginning that it shares with one of them. So a second
+    question about a picture costs neither the tower nor the picture's prefill, unless the question
+    selects the tokens. In float32 answers are those of a model that keeps nothing, `NOTHING_KEPT`.
+    int8 decoders measure the activations of each run, so logits differ a little by how a prompt was
+    divided.
 
     Attributes:
-        artifact: what was loaded.
-        budget: visual tokens per tile where a request names none.
-        checkpoint_sampling: how the checkpoint was published to answer: what a `Sampling` takes
-            what it leaves out from, temperature and the like where its ``base`` is
-            ``"checkpoint"``.
-        precision_reason: why `decoder` answers in the precision that it does.
+        artifact: the loaded folder.
+        budget: visual tokens per tile if a request names none.
+        checkpoint_sampling: the checkpoint's published settings. A `Sampling` takes what it leaves
+            out from them, temperature and the like if its ``base`` is ``"checkpoint"``.
+        precision_reason: why `decoder` answers in its precision.
         parts: prompter, viewer and decoder behind it, for tests and tools: an `Answerer`, which may
             change from release to release.
     """
@@ -87,11 +86,10 @@ class VLM:
         """Put opened parts together, see `load`. Several objects may share a decoder, so `close`
         leaves it to whoever opened it.
 
-        ``keep_features``: `generate` keeps them in memory too, where many questions are about the
-        same picture. ``keep_sequences``: answers go on from what others have left of their prompt,
-        see `SequenceLimits`; else each is computed as if it were the first. ``beside``: the vision
-        graphs of further media that the artifact reads, see
-        `pocketvlm.vision.encoder.open_beside`; those without one are refused in questions.
+        ``keep_features``: `generate` keeps them in memory too, for many questions about the same
+        picture. ``keep_sequences``: answers reuse the prompts of others, see `SequenceLimits`; else
+        each is computed as if it were the first. ``beside``: the vision graphs of further media,
+        see `pocketvlm.vision.encoder.open_beside`; questions with a medium without one are refused.
         """
         limits = limits or Limits()
         folder = None if feature_cache is None else user_path(feature_cache)
@@ -146,28 +144,28 @@ class VLM:
             vision_precision: None is the artifact's default.
             decoder_precision: for llama.cpp the type of the GGUF file. With ONNX Runtime ``A+B``
                 prefills in A and decodes in B, as in ``int8+int4``. None is the artifact's default,
-                or its pair where memory allows both, ``settings.memory_limit`` or what is free:
-                `precision_reason` says which and why.
-            context: longest sequence in tokens, at most the artifact's own, which None leaves: a
-                bound on memory.
-            max_pixels: pictures are resized to at most so many pixels, height times width, where
-                the artifact takes them of any size: less work before the first token. At most the
-                artifact's own limit, which None leaves.
-            max_tiles: pictures are cut into at most so many parts, where the artifact cuts them;
-                as ``max_pixels``.
+                or its pair if memory allows both, within ``settings.memory_limit`` or what is free;
+                `precision_reason` has the choice and its reason.
+            context: longest sequence in tokens, a bound on memory; at most the artifact's own,
+                which is the default.
+            max_pixels: largest area of a resized picture, height times width, for artifacts with
+                dynamic resolution. It saves work before the first token. At most the artifact's own
+                limit, which is the default.
+            max_tiles: most parts that a picture is cut into, for artifacts with tiles; as
+                ``max_pixels``.
             settings: threads, execution providers and prepacking of each engine.
                 ``EngineSettings(prepack=False)`` is for a question or two: float32 graphs then open
-                at once, as mapped files, and each answer takes up to half as long again. Where
-                another provider than the CPU's own computes, the artifact's self-test is run
-                before, once for each device, see `pocketvlm.selftest.ensure_trusted`.
+                at once, as mapped files, and each answer takes up to half as long again. If another
+                provider than the CPU's own computes, the artifact's self-test runs first, once per
+                device; see `pocketvlm.selftest.ensure_trusted`.
             limits: what is refused or forgotten for its size; None is the defaults of `Limits`.
-            feature_cache: a folder for the features of pictures, so that none is encoded twice, in
-                another process or on another day either. None keeps them in memory.
+            feature_cache: a folder for the features of pictures, so that none is encoded twice,
+                also by other processes. None keeps them in memory.
             check: ``"auto"`` reads files whose checksum was not yet verified, ``"full"`` all,
                 ``"sizes"`` none.
-            once: for a process that answers one question, with ONNX Runtime: the decoder is opened
-                when the pictures are encoded and the vision graphs are freed, so memory never holds
-                both. Further pictures are refused then, and no sequence is kept for further
+            once: for a process that answers one question, with ONNX Runtime. The decoder is opened
+                after the pictures are encoded and the vision graphs are freed, so memory never
+                holds both. Further pictures are then refused, and no sequence is kept for further
                 questions.
 
         Raises:
@@ -233,7 +231,7 @@ class VLM:
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of KV cache that answers under way, conversations and kept sequences take now."""
+        """Bytes of KV cache that answers in progress, conversations and kept sequences take now."""
         return self.parts.pool.cache_bytes
 
     def generate(
@@ -246,7 +244,7 @@ class VLM:
         budget: int | None = None,
         sampling: Sampling = GREEDY,
     ) -> Answer:
-        """Answer a question about pictures, about clips where the model reads those, or about none.
+        """Answer a question about pictures, about clips if the model reads them, or about neither.
 
         >>> from pocketvlm import VLM, Sampling
         >>> vlm = VLM.load("demo-vlm")
@@ -267,8 +265,8 @@ class VLM:
         ' three'
 
         Args:
-            prompt: the question; ``<image>`` in it places a picture, ``<video>`` a clip, else they
-                come first.
+            prompt: the question; ``<image>`` in it places a picture, ``<video>`` a clip. Without
+                these they come first.
             images: pictures of the prompt: paths, file contents, PIL images or uint8 arrays
                 (height, width[, 1 | 3 | 4]).
             messages: in place of prompt, images and videos, a whole conversation with its pictures
@@ -276,9 +274,9 @@ class VLM:
             videos: clips of the prompt: paths, file contents or lists of frames; for models that
                 read clips, in place of pictures or beside them. Each frame of a clip keeps
                 ``budget`` tokens.
-            budget: visual tokens per tile, up to those of the loaded graph; None is what was loaded
-                for.
-            sampling: how tokens are picked, and when the answer ends; greedy by default.
+            budget: visual tokens per tile, up to those of the loaded graph; None is `budget` of the
+                object.
+            sampling: how tokens are sampled, and when the answer ends; greedy by default.
 
         Raises:
             RequestError: a message, budget or setting that is refused, or a prompt beyond the
@@ -300,8 +298,8 @@ class VLM:
         budget: int | None = None,
         sampling: Sampling = GREEDY,
     ) -> Stream:
-        """As `generate`, in text pieces: iterate, then read ``.answer``. Refusals come at once, not
-        while iterating.
+        """As `generate`, in text pieces: iterate, then read ``.answer``. Refusals are raised by
+        this call, not while iterating.
 
         >>> from pocketvlm import VLM
         >>> stream = VLM.load("demo-vlm").stream("What is this?", images=["examples/scene-2.png"])
@@ -324,8 +322,8 @@ class VLM:
         budget: int | None = None,
         sampling: Sampling = GREEDY,
     ) -> Request:
-        """The question of `stream` made ready, with all that can be refused checked; for tests and
-        tools, as `parts`, whose ``begin`` answers it."""
+        """Check the question of `stream` and make it ready; for tests and tools, as `parts`, whose
+        ``begin`` answers it."""
         self.parts.pool.check_open()
         started = time.perf_counter()
         check_sampling(sampling)
@@ -361,7 +359,7 @@ class VLM:
             budget: as in `generate`, for all pictures of the conversation.
 
         Raises:
-            RequestError: a budget that is not served, or a system message that is no text or would
+            RequestError: a budget that is not served, or a system message that is not text or would
                 place a picture.
         """
         budget = self.budget if budget is None else budget
@@ -371,9 +369,9 @@ class VLM:
         return Chat(self.parts, budget, system, reuses=self._keeps_sequences)
 
     def close(self) -> None:
-        """Free all KV caches and the decoder at once, instead of when the object goes.
+        """Free all KV caches and the decoder now, instead of when the object is deleted.
 
-        Nothing can be asked afterwards. Answers under way go on to their end, and keep what they
+        No question is accepted afterwards. Answers in progress run to their end, and keep what they
         need until then.
         """
         self.parts.close(with_decoder=self._owns_decoder)

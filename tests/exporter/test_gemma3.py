@@ -427,7 +427,7 @@ def test_decoders_that_llama_cpp_computes_otherwise_are_refused(folder, tmp_path
 def test_stages_of_the_decoder_are_refused(folder, tmp_path):
     from pocketvlm.artifact.stages import Stage
 
-    with pytest.raises(RequestError, match="tokens of one picture see each other both ways"):
+    with pytest.raises(RequestError, match="tokens of one picture attend to each other in both"):
         prepare(str(folder), tmp_path / "out", ExportOptions(decoder_stages=(Stage(1, 2),)))
 
 

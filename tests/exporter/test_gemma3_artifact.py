@@ -180,7 +180,7 @@ def test_a_picture_beyond_what_llama_cpp_reads_at_once_is_refused(artifact):
     """It would end the process."""
     sequence = load_exact(artifact, "llama.cpp").parts.decoder.sequence()
     rows = np.zeros((513, 64), np.float32)
-    with pytest.raises(EngineError, match="513 tokens of a picture see each other"):
+    with pytest.raises(EngineError, match="513 tokens of a picture attend to each other"):
         sequence.prefill([EmbeddingSegment(rows)])
     assert sequence.length == 0
     sequence.prefill([EmbeddingSegment(rows[:512])])
@@ -221,7 +221,7 @@ def test_llama_cpp_that_is_not_told_fails_the_gate(artifact, checkpoint, monkeyp
 def test_commands_work_on_it(artifact, tmp_path):
     ONE.save(tmp_path / "photo.png")
     inspected = pocketvlm("inspect", artifact)
-    assert "attention  tokens of one picture see each other both ways" in inspected.stdout
+    assert "attention  tokens of one picture attend to each other" in inspected.stdout
     drawn = ["inspect", artifact, "--image", tmp_path / "photo.png", "--overlay"]
     assert f"{N} patches kept" in pocketvlm(*drawn, tmp_path / "kept.png").stdout
     profile = ["profile", artifact, "--repeat", 1, "--warmup", 0, "--picture-size", "120x80"]
@@ -231,8 +231,8 @@ def test_commands_work_on_it(artifact, tmp_path):
 
 def test_the_pages_beside_it_say_how_pictures_are_seen(artifact, theirs):
     page, card = (artifact / "USING.md").read_text(), (artifact / "README.md").read_text()
-    assert "The tokens of a picture see each other, also those behind them" in page
-    assert "In the decoder tokens of one picture see each other both ways." in card
+    assert "The tokens of a picture attend to each other in both directions" in page
+    assert "In the decoder tokens of one picture attend to each other in both directions." in card
     using = json.loads((artifact / "using.json").read_text())
     assert using["attention"] == "pictures"
     assert "The decoder graph needs ONNX Runtime >=1.30" in page

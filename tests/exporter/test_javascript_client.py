@@ -185,7 +185,7 @@ for (const folder of given.folders) {
 def test_pictures_of_any_size_are_numbered_by_rows_and_columns(
     qwen25_pruned, qwen3_pruned, tmp_path
 ):
-    """And of Qwen3-VL the decoder reads further features; a second turn goes on from the
+    """And of Qwen3-VL the decoder reads further features; a second turn continues from the
     picture."""
     folders, images = [qwen25_pruned, qwen3_pruned], [picture(60, 60), picture(200, 90)]
     results = run_client(

@@ -284,7 +284,7 @@ def test_inspect_says_what_of_a_prompt_is_reused(pruned_folder, capsys):
         main(["inspect", str(pruned_folder)])
     assert end.value.code == 0
     printed = capsys.readouterr().out
-    assert "2 of the layers are convolutions: a conversation goes on from its last turn" in printed
+    assert "layers are convolutions: a conversation continues from its last turn" in printed
     assert "at most 64 tokens per tile -> 50" in printed
     assert "50 per tile come to 50 (1x1), 150 (1x2)" in printed
     assert "250 (2x2) visual tokens per picture" in printed

@@ -285,7 +285,7 @@ def test_another_count_of_tokens_is_warned_of(make_tiny, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["--decoder", "llama.cpp"], "all tokens of a prompt see each other"),
+        (["--decoder", "llama.cpp"], "all tokens of a prompt attend to each other"),
         (["--decoder-stage", "1:9"], "dropping tokens between layers"),
         (["--pruner", "fastervlm"], "has no [CLS] token"),
         (["--max-tiles", "2"], "does not apply to paligemma checkpoints"),

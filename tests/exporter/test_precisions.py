@@ -168,7 +168,7 @@ class GraphByHand:
 
 
 def test_one_precision_reads_and_another_answers(artifact):
-    """The second goes on from the very cache that the first has left."""
+    """The second continues from the very cache that the first has left."""
     decoder = OnnxDecoder.open(artifact, precision="int8+int4")
     assert decoder.name == "onnx int8+int4"
     both, prompt = decoder.sequence(), [5, 9, 17, 4]

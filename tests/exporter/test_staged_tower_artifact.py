@@ -51,7 +51,7 @@ def test_a_smaller_budget_is_cut_from_a_larger_one(folder):
 def test_what_people_read(folder):
     card = (folder / "README.md").read_text()
     assert "drops to 24 patches before layer 1 (the first is 0)" in card
-    assert "those go on whose keys are least like the others'" in card
+    assert "it keeps those whose keys are least like the others'" in card
     assert "drops to 18 patches before layer 2" in card
     shown = CliRunner().invoke(main, ["inspect", str(folder)])
     assert "layers from 2 on of the tower read 18 patches per tile, by farthest" in shown.stdout

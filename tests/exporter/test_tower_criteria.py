@@ -1,4 +1,4 @@
-"""Ways to choose the rows that go on in a tower, against their oracles, on layers that no tower
+"""Ways to choose the rows that are kept in a tower, against their oracles, on layers that no tower
 computed."""
 
 from dataclasses import replace

@@ -232,7 +232,7 @@ def test_a_wrong_choice_is_seen(checkpoint, monkeypatch):
 
 
 def test_a_tie_inside_the_tower_is_followed_either_way(checkpoint, monkeypatch):
-    """Where two patches are as good as each other, a graph may let either go on; a third it may
+    """Where two patches are as good as each other, a graph may keep either; a third it may
     not."""
     from pocketvlm_export.verification.tower_stages import even as even_oracle
     from pocketvlm_export.verification.tower_stages.base import Choice

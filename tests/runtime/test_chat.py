@@ -272,7 +272,7 @@ def test_two_answers_of_one_conversation_at_once_are_both_right(vlm, picture):
     assert text + "".join(first) == expected.text
     assert first.answer.token_ids == expected.token_ids
     assert first.answer.prompt_tokens["cached"] > 0 == second.answer.prompt_tokens["cached"]
-    # The one that ended first stays, and its cache goes on with the conversation.
+    # The one that ended first stays, and its cache continues with the conversation.
     assert chat.messages[-2]["content"][0]["text"] == "how?"
     after = chat.ask("so?", sampling=Sampling(max_new_tokens=2))
     assert after.prompt_tokens["cached"] >= second.answer.prompt_tokens["total"]

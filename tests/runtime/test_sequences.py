@@ -1,4 +1,4 @@
-"""Which sequence a question goes on from: every answer is that of a model that was asked nothing
+"""Which sequence a question continues from: every answer is that of a model that was asked nothing
 else, and no tower and no picture is computed twice."""
 
 import functools

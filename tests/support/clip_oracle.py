@@ -30,8 +30,8 @@ class ClipOracle:
         self.patch = patch
 
     def run(self, pixel_values: np.ndarray, drop=None) -> list[LayerTrace]:
-        """``drop`` is asked before each layer which of its patches go on: its number and the trace
-        of the one before -> numbers among those that are there, or None for all."""
+        """``drop`` is asked before each layer which of its patches are kept: its number and the
+        trace of the one before -> numbers among those that are there, or None for all."""
         hidden = self._norm("pre_layrnorm", self._embed(pixel_values.astype(np.float64)))
         traces = []
         while f"{PREFIX}encoder.layers.{len(traces)}.layer_norm1.weight" in self.tensors:

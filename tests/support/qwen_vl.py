@@ -44,7 +44,7 @@ class Theirs:
     """transformers' model of ``checkpoint``, with the processor that ``artifact``'s files make.
 
     Dropped tokens stay in the sequence, where attention does not see them, and nothing is numbered
-    anew: this knows nothing of gathering, gaps or where an answer goes on.
+    anew: this knows nothing of gathering, gaps or where an answer continues.
     """
 
     def __init__(self, checkpoint: Path, artifact: Path) -> None:

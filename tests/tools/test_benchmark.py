@@ -150,7 +150,7 @@ def test_selection_is_measured_for_the_methods_asked_for(tiny_checkpoint):
     assert result.exit_code == 0, result.output
     assert "36 patches, 7 kept, fp32" in result.output
     row = result.output.splitlines()[-1].split("|")
-    assert row[1].strip() == "G-Prune (a graph a picture)"
+    assert row[1].strip() == "G-Prune (one graph per picture)"
     assert 0 < float(row[4].strip(" %")) < 100
     assert CliRunner().invoke(main, ["selection", "x", "--methods", "magic"]).exit_code == 2
 

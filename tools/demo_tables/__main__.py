@@ -4,7 +4,7 @@
 Exact match of the demo on held-out questions: every pruning method by the share of visual tokens
 kept, FasterVLM by kind of question, every precision and decoder with all tokens, beside the
 checkpoint in Hugging Face's ``generate``. Artifacts and answers stay in BUILD: what exists is not
-made again, so that an interrupted run goes on.
+made again, so that an interrupted run continues.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def export_method(build: Path, name: str, options: Mapping[str, str]) -> Path:
 
 
 def export_fastv(build: Path, keep: int) -> Path:
-    """The folder of the demo with ``keep`` of all tokens going on from `FASTV_LAYER` of its
+    """The folder of the demo with ``keep`` of all tokens kept from `FASTV_LAYER` of its
     decoder."""
     options = ExportOptions(pruner="none", decoder_stages=(Stage(FASTV_LAYER, keep),))
     return _export(build / f"{FASTV}-{keep}", options)

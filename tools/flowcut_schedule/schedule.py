@@ -21,7 +21,7 @@ _BY = "flowcut"
 
 
 class FlowCutTower(MaskedTower):
-    """A run in which FlowCut decides at every stage how many tokens go on.
+    """A run in which FlowCut decides at every stage how many tokens are kept.
 
     Attributes:
         counts: how many, stage by stage.

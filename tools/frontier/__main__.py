@@ -4,7 +4,7 @@ frontier``.
 Accuracy is the demo's, through its artifacts: stages are chosen on questions of the training split
 and reported on held-out ones. Times are of a tower and a decoder of real dimensions with random
 weights, at the same parts of depth and tokens. What lies in BUILD is not made again, so that an
-interrupted run goes on. Times want a machine where nothing else runs, all the rest does not mind:
+interrupted run continues. Times want a machine where nothing else runs, all the rest does not mind:
 ``--parts accuracy,graphs`` first, everything then.
 """
 
@@ -192,16 +192,16 @@ def _page_text(
     ]
     if any(one.stages for one in every):
         lines[0] += (
-            " With stages, in brackets, p of McNemar's exact test against the same method at the "
-            "same share without them. Stages are LAYER:KEEP:BY of the demo's "
-            f"{here.tower} layers in the tower, {here.decoder} in the decoder and {here.tokens} "
-            f"tokens, chosen on {training} questions of the training split; pixels are edges of "
+            " With stages, the brackets hold p of McNemar's exact test against the same method at "
+            "the same share without stages. Stages are LAYER:KEEP:BY, chosen on "
+            f"{training} questions of the training split. The demo has {here.tower} layers in the "
+            f"tower, {here.decoder} in the decoder and {here.tokens} tokens; pixels are edges of "
             f"pictures read smaller than at its own {here.size}."
         )
     if about:
         lines[0] += (
-            " Times to the first token are of the unpruned one's, int8 tower and int8 decoder of "
-            f"`{preset}` at the same parts of depth and tokens; bold is what no other beats in "
+            " Times are TTFT relative to the unpruned model's, with int8 tower and int8 decoder of "
+            f"`{preset}` at the same shares of depth and tokens. Bold is what no other beats in "
             f"both. {about}."
         )
         if plot:

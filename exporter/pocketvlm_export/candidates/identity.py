@@ -11,8 +11,8 @@ _PROGRAMS = ("pocketvlm", "torch", "transformers", "onnx", "onnx_ir", "onnxscrip
 
 
 def identity_of(checkpoint: Checkpoint, options: ExportOptions) -> str:
-    """Return a digest (hex) of a checkpoint's commit, or of the names, sizes and times of its files
-    where it is a folder, of the medium that is read, and of the versions of what exports it."""
+    """Return a digest (hex) of a checkpoint's commit, or of the names, sizes and times of a
+    folder's files. It also covers the medium that is read and the versions of what exports it."""
     source = checkpoint.source
     stated: dict[str, object] = {"media": list(options.media), "programs": _versions()}
     if source.commit is not None:

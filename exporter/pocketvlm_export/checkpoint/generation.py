@@ -1,5 +1,5 @@
-"""Knows how a checkpoint was published to answer: what greedy answers go through, how it samples,
-and what of it no artifact follows."""
+"""Knows a checkpoint's published generation settings: what greedy answers go through, how it
+samples, and what no artifact follows."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -121,8 +121,8 @@ def generation_warnings(generation: Generation) -> list[str]:
 
 
 def generation_notes(generation: Generation) -> list[str]:
-    """Return sentences on how the artifact answers where that is not plain greedy decoding, or not
-    how the checkpoint was published to answer; for people, on the terminal and in the card."""
+    """Return sentences on how the artifact's answers differ from plain greedy decoding or from the
+    checkpoint's published settings; for people, on the terminal and in the card."""
     notes = []
     if generation.processors:
         notes.append(

@@ -306,5 +306,5 @@ def _silent(folder: Path) -> list[str]:
         return []
     return [
         f"{named.file} names no eos_token_id; that of {stated[0].place} ends an answer, where "
-        "transformers would go on"
+        "transformers would continue"
     ]

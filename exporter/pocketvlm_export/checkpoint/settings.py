@@ -20,7 +20,7 @@ class Settings:
     """The settings of a JSON object, or of a configuration that transformers made of one.
 
     What is null is absent, as for transformers. Every method raises `CheckpointError` for a value
-    of another type or beyond the bounds, and for an absent one without a default; the message names
+    of another type or beyond the bounds, and for an absent one without a default. The message names
     the file, the key, the value and what was expected.
 
     Attributes:

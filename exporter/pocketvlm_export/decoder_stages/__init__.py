@@ -1,4 +1,4 @@
-"""Ways to choose the visual tokens that go on at a stage of the decoder, by name; importing this
+"""Ways to choose the visual tokens that are kept at a stage of the decoder, by name; importing this
 imports no torch.
 
 A new one is a module here, a module of the same name in

@@ -41,7 +41,7 @@ class StageRanking:
     Attributes:
         title: for people.
         paper: where it is described, a link in Markdown; empty for what no paper needs to describe.
-        keeps: which tokens go on, to end the sentence "... read 64 tokens per picture, ...".
+        keeps: which tokens are kept, to end the sentence "... read 64 tokens per picture, ...".
         tag: under which the Hub lists an artifact with it.
         ranks: whether it scores tokens; one that does not drops all of them.
     """

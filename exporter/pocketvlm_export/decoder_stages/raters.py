@@ -12,9 +12,9 @@ class Raters(StageRanking):
     """A mean over heads and over raters of their attention in the layer before (SparseVLM, arXiv
     2410.04417, with constant numbers of tokens, original positions and nothing merged).
 
-    Raters are chosen once, by embeddings: each visual token's softmax over the text behind the last
-    picture of their dot products, a mean over visual tokens; raters are the text tokens above the
-    mean of that. Where none is above it, as of one token alone, all of that text rates.
+    Raters are chosen once, by embeddings. Each visual token's softmax over its dot products with
+    the text after the last picture is averaged over visual tokens; raters are the text tokens above
+    the mean of that. Where none is above it, as of one token alone, all of that text rates.
 
     The authors drop what layers 2, 6 and 15 give, which is before 3, 7 and 16: with 66, 34 and 20
     tokens for their "64" of 576.
@@ -32,7 +32,7 @@ class Raters(StageRanking):
         row that has most, the weights of others 0."""
         tokens = picture_ids.shape[1]
         numbers = torch.arange(tokens, device=picture_ids.device)
-        # The last token always goes on, so it counts as text.
+        # The last token is always kept, so it counts as text.
         visual = (picture_ids > 0) & (numbers < tokens - 1)
         end = torch.where(visual, numbers, -1).amax(dim=1, keepdim=True)
         text = numbers > end  # (B, S)

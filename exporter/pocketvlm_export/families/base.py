@@ -201,9 +201,9 @@ class Family:
         return caps.max_tiles
 
     def default_pruner(self, spec: VLMSpec) -> str:
-        """The name of the method that prunes where none is asked for: scope, which kept most of the
-        demo's answers at every budget, and divprune, which costs less, where a picture or tile has
-        more than `MOST_COMPARED` tokens."""
+        """The name of the default method: scope, which kept most of the demo's answers at every
+        budget. For a picture or tile of more than ``MOST_COMPARED`` tokens it is divprune, which
+        costs less."""
         return "scope" if spec.vision.tokens <= MOST_COMPARED else "divprune"
 
     def warnings(self, spec: VLMSpec, pruner: str, reads: Collection[str]) -> Sequence[str]:

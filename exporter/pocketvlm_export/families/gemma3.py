@@ -4,7 +4,7 @@ which the tokens of a picture see each other both ways.
 What to know when it is pruned:
 
 - SigLIP has no [CLS] token: methods that rank patches by what it attends to are refused, and
-  ``scope``, the default, weighs them by received attention.
+  ``scope``, the default, weights them by received attention.
 - A token is the mean of ``side`` x ``side`` patches, 4 x 4 of the published checkpoints: methods
   rank tokens, and a budget counts those, 256 a picture at most.
 - The decoder counts positions on without gaps, whatever was dropped, and its sliding window counts

@@ -3,10 +3,10 @@ token, a Qwen2, Qwen3 or Llama decoder.
 
 What to know when they are pruned:
 
-- The tower has a [CLS] token, and ranking patches by what it attends to works badly: with
-  InternVL2-26B and 5 % of the tokens left, 26.6 points were reported where random patches gave 42.9
-  (FasterVLM's repository, issue 4). Methods that may choose weigh patches by the attention that
-  they receive instead; ``fastervlm`` is allowed, with a warning.
+- The tower has a [CLS] token, and ranking patches by its attention works badly. With InternVL2-26B
+  and 5 % of the tokens, 26.6 points were reported where random patches gave 42.9 (FasterVLM's
+  repository, issue 4). Methods that may choose weigh patches by the attention that they receive
+  instead; ``fastervlm`` is allowed, with a warning.
 - A picture is cut into as many as 12 parts by the checkpoint's own settings, and the whole. An
   export allows `DEFAULT_TILES` unless ``--max-tiles`` says otherwise.
 - The processor cuts pictures whatever ``crop_to_patches`` in its files says: it asks for that when
@@ -138,7 +138,7 @@ class _ShuffledProjector(nn.Module):
         self.ratio = ratio
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """As `InternVLModel.get_image_features` goes on."""
+        """As `InternVLModel.get_image_features` continues."""
         shuffle = upstream.model_class("internvl", "InternVLModel").pixel_shuffle
         side = int(features.shape[1] ** 0.5)
         squares = features.reshape(len(features), side, side, -1)

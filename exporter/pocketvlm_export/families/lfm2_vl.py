@@ -8,9 +8,9 @@ What to know when they are exported:
   says so. An export allows `DEFAULT_TILES` unless ``--max-tiles`` says otherwise; ``--layout
   whole`` makes large pictures smaller instead, as by ``do_image_splitting: false``.
 - The tower has no [CLS] token, so methods that rank patches by what it attends to are refused;
-  ``scope``, the default, weighs them by received attention. That takes the attention map of one
+  ``scope``, the default, weights them by received attention. That takes the attention map of one
   layer, by blocks of queries: half of what attention costs in that layer, once more.
-- What a convolution has read cannot be cut. A conversation goes on from its last turn, and an
+- What a convolution has read cannot be cut. A conversation continues from its last turn, and an
   answer is made again from its question; of a prompt that differs earlier nothing is reused but
   the pictures' features.
 - Pictures only.

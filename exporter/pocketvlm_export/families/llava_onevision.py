@@ -3,7 +3,7 @@ grids, a Qwen2 decoder.
 
 What to know when it is pruned:
 
-- SigLIP has no [CLS] token: ``scope``, the default, weighs patches by received attention. Features
+- SigLIP has no [CLS] token: ``scope``, the default, weights patches by received attention. Features
   are the last layer's as they are, without the norm behind it.
 - The published checkpoints cut a picture into up to 6 x 6 parts, 27,000 tokens; an export allows
   `DEFAULT_TILES` of them unless ``--max-tiles`` says otherwise, by leaving grids out.

@@ -3,9 +3,9 @@ in which all tokens of a prompt see each other.
 
 What to know when it is pruned:
 
-- SigLIP has no [CLS] token: methods that rank patches by what it attends to are refused. Each
-  patch is a token. Of 256 in a picture ``scope`` keeps some by default, weighed by received
-  attention; of 1024 or 4096 ``divprune`` does, as ``scope`` compares all with all for each pick.
+- SigLIP has no [CLS] token: methods that rank patches by what it attends to are refused. Each patch
+  is a token. Of 256 in a picture ``scope`` keeps some by default, weighted by received attention;
+  of 1024 or 4096 ``divprune`` does, as ``scope`` compares all with all for each pick.
 - The decoder counts positions from 1 and without gaps, whatever was dropped: it reads a shorter
   picture, not one with holes.
 - It was trained on single prompts. Its processor has no chat template and one form: pictures, the

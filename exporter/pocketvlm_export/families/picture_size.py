@@ -1,5 +1,5 @@
 """Knows how a checkpoint whose pictures, or tiles, have one size is read at another: which sizes
-there are, and what follows from one in its dimensions and its image processor's settings."""
+are allowed, and the dimensions and image processor's settings that follow."""
 
 from collections.abc import Mapping
 from dataclasses import replace

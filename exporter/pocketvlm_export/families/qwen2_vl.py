@@ -8,7 +8,7 @@ What to know when they are exported:
   ``--max-pixels`` says otherwise; the checkpoints' own limit is 16,384. ``--fixed-size HxW`` makes
   graphs of one shape.
 - The tower has no [CLS] token, so methods that rank patches by what it attends to are refused;
-  ``scope``, the default, weighs them by received attention. That takes the attention map of one
+  ``scope``, the default, weights them by received attention. That takes the attention map of one
   layer, by blocks of queries: half of what attention costs in that layer, once more.
 - Dropped tokens leave gaps: what is left keeps the positions that it had in the whole picture.
 - Pictures only. Clips are refused.

@@ -4,13 +4,13 @@ token, a Llama decoder.
 Checkpoints of the first SmolVLM call themselves ``idefics3``. What to know when they are pruned:
 
 - SigLIP has no [CLS] token, so methods that rank patches by what [CLS] attends to (``fastervlm``
-  and ``vtc-cls``) are refused; ``scope``, the default, weighs them by received attention.
+  and ``vtc-cls``) are refused; ``scope``, the default, weights them by received attention.
 - Methods rank tokens after the pixel shuffle, which makes one of each square of ``scale_factor`` x
-  ``scale_factor`` patches: a budget counts those (64 a tile in SmolVLM-256M), and a token's score
+  ``scale_factor`` patches. A budget counts those (64 per tile in SmolVLM-256M), and a token's score
   is the mean over its patches.
 - A budget is per tile. By the usual ``size`` of 2048 pixels a picture is up to 17 tiles (4 x 4
-  parts and the whole); an export allows `DEFAULT_TILES` parts unless ``--max-tiles`` says
-  otherwise, and makes pictures smaller for that. Tokens between the tiles name them and are not
+  parts and the whole). An export allows ``DEFAULT_TILES`` parts unless ``--max-tiles`` sets another
+  number, and makes pictures smaller for that. Tokens between the tiles name them and are not
   pruned. ``do_image_splitting: false`` makes it one tile.
 """
 

@@ -1,8 +1,8 @@
 """Video-LLaVA (``model_type: video_llava``): LLaVA's parts, which read eight frames of a clip;
 `pocketvlm.layouts.frames`.
 
-Its two towers are alike but for their weights. That for clips is exported unless ``--media`` asks
-for the other, or for both: pictures are then a second vision graph, for they go through the tower
+Its two towers are alike but for their weights. That for clips is exported unless ``--media``
+selects the other, or both. Pictures … are then a second vision graph, for they go through the tower
 for pictures, as LLaVA's do (``VideoLlavaModel.get_image_features``).
 """
 

@@ -15,8 +15,8 @@ from pocketvlm_export import upstream
 class Paid:
     """The sum over layers and heads of what some rows of attention pay to each token.
 
-    Layers keep their attention as it is, fused or not: no whole map is made, only (heads, rows,
-    past + S) of the rows asked for, a few dozen of a prompt and one of a token that is decoded.
+    Layers keep their attention as it is, fused or not. No whole map is made, only (heads, rows,
+    past + S) of the requested rows: a few dozen of a prompt and one per decoded token.
 
     Attributes:
         total: (B, past + S) once all layers have run; None before the first.

@@ -26,16 +26,16 @@ _Past = list[tuple[torch.Tensor, torch.Tensor]]
 class DecoderWithStages(nn.Module):
     """A causal language model that drops visual tokens between its layers.
 
-    inputs_embeds (B, S, hidden), position_ids (B, S), picture_ids (B, S), past: a (key, value) pair
-    a layer, each (B, kv_heads, past, head_dim), visual_scores (B, S) where a stage is given its
-    scores -> logits (B, 1, vocab), of each stage kept_tokens (B, T), then each layer's key and
-    value. Layers before the first stage have the longest past, and return one of past + S tokens;
-    those from a stage on read and return T of the S tokens. ``picture_ids`` is 0 where there is
-    text and else the number, from 1, of the picture that a token is of; ``kept_tokens`` are the
-    indices of the T tokens in this run. Positions stay as they are given.
+    Inputs: inputs_embeds (B, S, hidden), position_ids (B, S), picture_ids (B, S); past, a (key,
+    value) pair per layer, each (B, kv_heads, past, head_dim); visual_scores (B, S) if a stage reads
+    given scores. Outputs: logits (B, 1, vocab), of each stage kept_tokens (B, T), then each layer's
+    key and value. Layers before the first stage have the longest past, and return one of past + S
+    tokens; those from a stage on read and return T of the S tokens. ``picture_ids`` is 0 where
+    there is text and else the number, from 1, of the picture that a token is of; ``kept_tokens``
+    are the indices of the T tokens in this run. Positions stay as they are given.
 
-    Of P pictures ``keep`` times P tokens go on at a stage, ranked together among those that the
-    stages before have left. Text and the last token always go on. Rows of a batch are of one
+    Of P pictures ``keep`` times P tokens are kept at a stage, ranked together among those that the
+    stages before have left. Text and the last token are always kept. Rows of a batch are of one
     length, and each drops as many tokens as the one that drops fewest. Where nothing is left to
     drop nothing is: so in decoding.
     """
@@ -115,7 +115,7 @@ def _length(cache: DynamicCache, layer: nn.Module) -> int:
 def going_on(
     scores: torch.Tensor, picture_ids: torch.Tensor, keep: torch.Tensor | int
 ) -> torch.Tensor:
-    """Return which of n tokens go on, ascending: scores (B, n) and picture_ids (B, n), of which
+    """Return which of n tokens are kept, ascending: scores (B, n) and picture_ids (B, n), of which
     ``keep`` visual ones, (B,), stay -> int64 (B, T)."""
     last = torch.ones_like(picture_ids[:, -1:], dtype=torch.bool)
     fixed = torch.cat([picture_ids[:, :-1] == 0, last], dim=1)

@@ -1,5 +1,5 @@
-"""Knows a picture's rows on their way through the tower, and how some of them go on: what is kept
-of what has been read, and a layer that is computed for them alone."""
+"""Knows a picture's rows on their way through the tower, and how some of them are kept: their share
+of earlier readings, and a layer that is computed for them alone."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace

@@ -39,20 +39,20 @@ class PrunedVisionEncoder(nn.Module):
     too, by the method, and nothing runs behind it.
 
     Where scores are known before a layer's output is, as those of its attention are, the layer
-    computes queries, output projection and MLP for what goes on only. That is exact: what a token
+    computes queries, output projection and MLP for what is kept only. That is exact: what a token
     gives to others in a layer are its key and value alone, and those are computed for all. A method
     or stage that reads a layer's output needs it of all tokens, and a method that reads what the
     projector makes of them projects all of them. One that merges what it drops into what it keeps
     is one of these: what is dropped has to have been computed.
 
     Where a token is a square of patches (`VisionSpec.merge`), methods and stages rank and keep
-    whole tokens: attention is averaged over squares, and what is computed for a kept token is
-    computed for all patches of its square. ``kept_indices`` count the tokens of the whole picture
-    in raster order, in whichever order the tower has its patches, and whatever stages dropped.
+    whole tokens. Attention is averaged over squares, and a kept token is computed for all patches
+    of its square. ``kept_indices`` count the tokens of the whole picture in raster order, in
+    whichever order the tower has its patches, and whatever stages dropped.
 
     Where resolution is dynamic, so are H, W and N, and no layer holds a map of all patches by all
-    patches: attention is fused afterwards, or, where the graph is to be ``portable``, computed by
-    blocks of queries, as scores always are. How many blocks follows from the largest picture.
+    patches. Attention is fused afterwards, or, in a ``portable`` graph, computed by blocks of
+    queries, as scores always are. How many blocks follows from the largest picture.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class PrunedVisionEncoder(nn.Module):
         return rows
 
     def _dropped(self, rows: Rows, stage: Stage, criterion: Criterion) -> Rows:
-        """Run the layers up to a stage's, and return what goes on from there."""
+        """Run the layers up to a stage's, and return what continues from there."""
         if criterion.reads_output:
             rows = self._through(rows, stage.layer)
             kept = criterion.choose(self._seen(rows, criterion.reads), stage.keep)
@@ -233,7 +233,7 @@ class PrunedVisionEncoder(nn.Module):
         return (tokens.unsqueeze(-1) * size + torch.arange(size)).flatten(1)
 
     def _rows_of(self, rows: Rows, tokens: torch.Tensor, with_cls: bool = False) -> torch.Tensor:
-        """Return the numbers of the rows of the given tokens, behind that of [CLS] where it goes on
+        """Return the numbers of the rows of the given tokens, behind that of [CLS] where it is kept
         too."""
         patches = self._patches_of(rows, tokens)
         if not self.before:

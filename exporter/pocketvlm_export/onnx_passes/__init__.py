@@ -80,8 +80,8 @@ def tidy(model: ir.Model, output_axes: Mapping[str, Mapping[int, str]]) -> None:
 
 
 def fuse(model: ir.Model, kind: str, *, causal: bool = True, full: bool = False) -> None:
-    """Put ONNX Runtime's own operators into a tidy graph of a kind; where it is not ``causal`` its
-    mask alone says which tokens see each other, and where it is ``full`` none is needed.
+    """Put ONNX Runtime's own operators into a tidy graph of a kind. If it is not ``causal``, its
+    mask alone decides which tokens attend to each other; if it is ``full``, none is needed.
 
     Raises:
         RequestError: the graph is not of the shape that they replace.

@@ -23,8 +23,9 @@ _COLUMNS = (
 
 
 class DynamicInt8(ir.passes.InPlacePass):
-    """Turn each MatMul by a weight into MatMulInteger: signed symmetric weights, a scale a column,
-    unsigned activations; and a table whose rows the graph returns into integers, a scale a row.
+    """Turn each MatMul by a weight into MatMulInteger: signed symmetric weights with one scale per
+    column, and unsigned activations. A table whose rows the graph returns becomes integers with one
+    scale per row.
 
     The nodes are those of ``onnxruntime.quantization.quantize_dynamic`` (QInt8, per channel,
     constant B only), which ONNX Runtime fuses at load; they are standard ONNX. That function itself
@@ -116,9 +117,9 @@ def stored_columns(graph: ir.Graph, weight: ir.Value, number: int) -> list[ir.Va
     """Register the integer weight, the scales and the zero points of a float32 weight, for one node
     alone.
 
-    Where two nodes read a weight each has initializers of its own, whose bytes are stored once: on
-    CPUs where ONNX Runtime makes weights unsigned as it opens a graph, it refuses one that it has
-    already made so (1.31).
+    If two nodes read a weight, each has its own initializers, whose bytes are stored once. On CPUs
+    where ONNX Runtime makes weights unsigned as it opens a graph, release 1.31 fails on an
+    initializer that is already unsigned.
     """
     tensor = weight.const_value
     assert tensor is not None

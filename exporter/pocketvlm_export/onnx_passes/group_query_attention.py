@@ -41,11 +41,11 @@ class GroupQueryAttention(ir.passes.InPlacePass):
     arithmetic of the graph's own, (batch, 1, tokens, past + tokens), goes. Rows that are padded are
     packed, see `pack_rows`, and their caches are: a row's own tokens, then what nobody reads.
 
-    Else the operator's own idea of which keys count is the whole length for every row, read off the
-    bias, so that layers may have caches of two lengths; the graph's mask, with its padding and
-    sliding window, goes in as that bias and decides. Rotary embeddings, and with them
-    ``position_ids``, stay apart. ONNX Runtime refuses one case that the separate nodes allow:
-    several tokens after a past for more than one row.
+    Otherwise the operator takes the whole length for every row, from the bias, so that layers may
+    have caches of two lengths. The graph's mask, with its padding and sliding window, goes in as
+    that bias and decides. Rotary embeddings, and with them ``position_ids``, stay apart. ONNX
+    Runtime refuses one case that the separate nodes allow: several tokens after a past for more
+    than one row.
     """
 
     def __init__(self, *, causal: bool = True, full: bool = False) -> None:

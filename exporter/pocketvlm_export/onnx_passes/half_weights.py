@@ -9,11 +9,11 @@ _SMALLEST = 1024  # elements; norms and biases below this save nothing worth a n
 class HalfWeights(ir.passes.InPlacePass):
     """Replace each large float32 weight by a float16 one and a Cast back to float32.
 
-    ONNX Runtime folds the Cast when it loads the graph; that of a table whose rows are looked up
-    comes after the look-up, where it cannot be folded: the table stays float16 in memory. CPUs
-    have next to no float16 arithmetic: a graph whose activations are float16 too runs slower there
-    than float32, and its top-k can pick other tokens. For a checkpoint published in float16 this
-    loses nothing at all.
+    ONNX Runtime folds the Cast when it loads the graph. For a table whose rows are looked up it
+    comes after the look-up and cannot be folded: the table stays float16 in memory. CPUs have next
+    to no float16 arithmetic: a graph whose activations are float16 too runs slower there than
+    float32, and its top-k can pick other tokens. For a checkpoint published in float16 this loses
+    nothing at all.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:

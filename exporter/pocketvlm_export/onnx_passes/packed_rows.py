@@ -19,10 +19,10 @@ def is_padded(graph: ir.Graph) -> bool:
 def pack_rows(graph: ir.Graph) -> tuple[ir.Value, ir.Value]:
     """Let the layers read r tokens of each row and then its padding, and the logits be of token r.
 
-    attention_mask (B, past + S) is 0 at the beginning of a row where that is padding. Row b has
-    n_b tokens in all, of which the last r_b = min(n_b, S) are of this run, and token i of the
-    packed row is token (i - r_b) mod S of the given one. Without padding that is i, and in decoding
-    too. What the operator then needs is the number of each row's tokens.
+    attention_mask (B, past + S) is 0 at the beginning of a row where that is padding. Row b has n_b
+    tokens in all, of which the last r_b = min(n_b, S) are of this run. Token i of the packed row is
+    token (i - r_b) mod S of the given one. Without padding that is i, and in decoding too. What the
+    operator then needs is the number of each row's tokens.
 
     Returns:
         int32 (B,) of n_b less one, and past + S as an int32 scalar.

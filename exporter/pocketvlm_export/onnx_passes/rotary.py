@@ -29,9 +29,9 @@ class Rotation:
 class Rotary(ir.passes.InPlacePass):
     """Fuse rotations as transformers' models are traced, before heads are moved in front of tokens.
 
-    Cosines and sines are still computed from ``position_ids``, however the model scales them: the
-    operator, which looks them up by position, is given those of the tokens at hand as its table,
-    and their numbers in it as positions.
+    Cosines and sines are still computed from ``position_ids``, however the model scales them. The
+    operator looks them up by position: its table is those of the tokens in the run, and its
+    positions are their numbers in it.
     """
 
     def requires(self, model: ir.Model) -> None:

@@ -54,9 +54,9 @@ class TransposeWeights(ir.passes.InPlacePass):
 def _drop(graph: ir.Graph, weight: ir.Value) -> None:
     """Remove ``weight`` and let go of its values.
 
-    A graph remembers the initializers it once had, and onnxscript's rules the last graph that they
-    looked at, for as long as the process runs: with its values in it that would be the largest part
-    of a freed module.
+    A graph remembers its earlier initializers, and onnxscript's rules remember their last graph for
+    as long as the process runs. With its values in it that would be the largest part of a freed
+    module.
     """
     graph.initializers.pop(str(weight.name))
     weight.const_value = None

@@ -34,10 +34,10 @@ pocketvlm run . {option} --prompt "{question}"
 
 From Kotlin, Swift or JavaScript: see USING.md.{pictures}{answers}
 
-Precisions: vision {vision}; decoder {decoder}. How closely the graphs follow the checkpoint is
-recorded in `pocketvlm.json` under `parity`; `pocketvlm verify . --against {model}` measures it
-again, where PocketVLM was installed by `pip install '.[export]'`. `pocketvlm verify .` also runs
-the self-test in `selftest/`: whether a device computes what was exported.
+Precisions: vision {vision}; decoder {decoder}. `pocketvlm.json` records under `parity` how closely
+the graphs follow the checkpoint. `pocketvlm verify . --against {model}` measures it again, if
+PocketVLM was installed by `pip install '.[export]'`. `pocketvlm verify .` also runs the self-test
+in `selftest/`, which checks that a device computes what was exported.
 """
 
 # By the medium that a model reads: the Hub's task, an option, an argument, a question.
@@ -123,22 +123,23 @@ def write_card(plan: ExportPlan, folder: Path) -> None:
 
 
 def _pictures(plan: ExportPlan, budget: int) -> str:
-    """Return how pictures are prepared, or clips sampled, what that comes to, and what is not
-    promised to other clients."""
+    """Return how pictures are prepared, or clips sampled, how many tokens that is, and what other
+    clients may not do."""
     layout = make_layout(setting(plan.spec, plan.layout))
     sentences = [_sizes(plan, layout, budget), _prompts(layout, budget)]
     if flags := [f"`--{cap.replace('_', '-')}`" for cap in layout.caps]:
         sentences.append(f"{' and '.join(flags)} ask{'s' * (len(flags) == 1)} for less.")
     if POSITION_AXES[plan.spec.decoder.positions] > 1:
         sentences.append(
-            "A token has several positions, as text and pictures are numbered by rows and columns: "
-            "those that are kept have the ones of the whole picture."
+            "A token has several positions, because pictures are numbered by rows and columns. "
+            "Kept tokens have those of the whole picture."
         )
     if title := TITLES[plan.spec.decoder.attention]:
         sentences.append(f"In the decoder {title}.")
     promise = (
-        "Only PocketVLM's runtime does this by itself:\ntransformers.js and other clients are "
-        "promised nothing, and processor_config.json counts the tokens of the\nunpruned checkpoint."
+        "Only PocketVLM's runtime does this by itself.\ntransformers.js and other clients may not "
+        "cut a picture or insert the tokens around it,\nand processor_config.json counts the "
+        "tokens of the unpruned checkpoint."
     )
     return "\n\n" + " ".join([*filter(None, sentences), promise])
 
@@ -160,15 +161,15 @@ def _sizes(plan: ExportPlan, layout: Layout, budget: int) -> str:
         )
     if plan.spec.vision.image_size is None:
         return (
-            f"The model reads pictures of {layout.summary}, in about their own\nproportions. What "
-            f"a picture costs follows from its size, and one of {budget} tokens or fewer keeps all."
+            f"The model reads pictures of {layout.summary}, in about their own\nproportions. A "
+            f"picture's tokens follow from its size, and one of {budget} tokens or fewer keeps all."
         )
     fixed = plan.spec.caps.fixed_size
     return "" if fixed is None else f"Pictures are {layout.summary}, whatever their proportions."
 
 
 def _beside(plan: ExportPlan) -> str:
-    """What is said of still pictures, by a model of clips."""
+    """Return how a model of clips treats still pictures."""
     if "image" not in plan.beside:
         return "Still pictures are refused."
     budget = plan.beside["image"].budgets[0]
@@ -176,7 +177,7 @@ def _beside(plan: ExportPlan) -> str:
 
 
 def _prompts(layout: Layout, budget: int) -> str:
-    """Whether other ids than those of its slots stand for a picture of one tile."""
+    """Whether a picture of one tile has other ids than those of its slots."""
     grid = layout.grids()[-1]
     if grid.tiles > 1 or len(ids := layout.expand(grid, budget)) == slot_count(layout, ids):
         return ""
@@ -184,7 +185,7 @@ def _prompts(layout: Layout, budget: int) -> str:
 
 
 def _answers(plan: ExportPlan) -> str:
-    """How the checkpoint was published to answer, and what of it answers here do not follow."""
+    """Return the checkpoint's published settings, and which of them answers do not follow."""
     sentences = generation_notes(plan.generation)
     sentences += [
         f"{warning[0].upper()}{warning[1:]}." for warning in generation_warnings(plan.generation)
@@ -193,15 +194,15 @@ def _answers(plan: ExportPlan) -> str:
 
 
 def _resized(plan: ExportPlan) -> str:
-    """That pictures have another size than those that the checkpoint was made for."""
+    """Return that pictures have another size than the checkpoint was trained for."""
     vision = plan.spec.vision
     if vision.made_for is None:
         return ""
     (height, width), (own_height, own_width) = vision.tile_size, vision.made_for
     return (
         f"Pictures, or their tiles, are read at {height}x{width} pixels, where the checkpoint was "
-        f"made for {own_height}x{own_width}: its learnt positions are interpolated, as "
-        "transformers does. "
+        f"trained for {own_height}x{own_width}. Its learnt positions are interpolated, as in "
+        "transformers. "
     )
 
 
@@ -232,29 +233,29 @@ def _guided(plan: ExportPlan) -> str:
         return ""
     selector = plan.selectors[plan.budgets[0]]
     return (
-        f" The vision graph gives all tokens, whatever is asked, and `{selector}` takes some of "
-        "them by the words of each question, of every picture or tile by itself. A further "
-        "question about a picture selects anew: the tower does not run again, but the prompt is "
-        "read again from the first picture on. Only PocketVLM's runtime does this by itself: "
-        "transformers.js and llama.cpp's own programs cannot answer from this folder."
+        f" The vision graph gives all tokens, and `{selector}` selects some of them by the words "
+        "of each question, per picture or tile. A further question about a picture selects again: "
+        "the tower does not run again, but the prompt is prefilled again from the first picture "
+        "on. Only PocketVLM's runtime does this by itself: transformers.js and llama.cpp's own "
+        "programs cannot answer from this folder."
     )
 
 
 def _tower_stages(plan: ExportPlan) -> str:
-    """Where the tower drops patches on its way, by what."""
+    """Return where the tower drops patches, and by what."""
     sentences = []
     for stage in plan.tower_stages:
         criterion = find_criterion(stage.by)
         paper = f" ({criterion.paper})" if criterion.paper else ""
         sentences.append(
             f" Its tower drops to {stage.keep} patches before layer {stage.layer} (the first is "
-            f"0): those go on {criterion.keeps}{paper}."
+            f"0): it keeps those {criterion.keeps}{paper}."
         )
     return "".join(sentences)
 
 
 def _stages(plan: ExportPlan) -> str:
-    """Where the decoder drops visual tokens, and what that means for conversations."""
+    """Return where the decoder drops visual tokens, and what that means for conversations."""
     if not plan.decoder_stages:
         return ""
     sentences = []
@@ -268,7 +269,7 @@ def _stages(plan: ExportPlan) -> str:
         )
     if any(stage.by == GIVEN for stage in plan.decoder_stages):
         sentences.append(
-            " SMALL below is that smaller model, exported with `--decoder-scores`: without it no "
+            " SMALL below is that smaller model, exported with `--decoder-scores`. Without it no "
             "question about a picture is answered."
         )
     return "".join(sentences) + (
@@ -280,8 +281,8 @@ def _guide(plan: ExportPlan) -> str:
     if not plan.options.decoder_scores:
         return ""
     return (
-        " Its decoder says what its attention pays to each visual token, so that it can guide a "
-        "larger model which reads as many (SGL, [arXiv "
+        " Its decoder also gives its attention to each visual token, so that it can guide a larger "
+        "model with the same visual tokens (SGL, [arXiv "
         "2412.03324](https://arxiv.org/abs/2412.03324)): `pocketvlm run LARGE --guide` this."
     )
 

@@ -1,5 +1,5 @@
-"""Knows what a client in another language is told of a layout: how a picture becomes tiles, and
-which ids and rows of features stand in its place."""
+"""Knows what using.json states of a layout: how a picture becomes tiles, and which ids and rows of
+features are in its place."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def picture_steps(layout: Layout) -> dict[str, Any]:
 
 
 def ids_around(layout: Layout) -> Mapping[str, list[int]] | None:
-    """The ids in front of a picture's slots and behind them; None where ids come between the slots
-    of two tiles, or others for another number of tiles."""
+    """The ids before a picture's slots and after them. None if ids come between the slots of two
+    tiles, or differ with the number of tiles."""
     edges = []
     for grid in layout.grids():
         ids = layout.expand(grid, 1)

@@ -67,8 +67,8 @@ def staging(output: Path) -> Iterator[Path]:
 def publish(folder: Path, output: Path, before: Content) -> None:
     """Rename ``folder`` to ``output``, a resolved path, in one step.
 
-    What is replaced is what was there ``before``, and nothing else: it is set aside, looked at
-    again, and put back if it has changed, or if ``output`` is missing afterwards for whatever
+    What is replaced is what was there ``before``, and nothing else. It is set aside and checked
+    again. It is put back if it has changed, or if ``output`` is missing afterwards for whatever
     reason. An interrupt waits until either of the two is in place.
 
     Args:
@@ -163,8 +163,8 @@ def _recover(output: Path) -> None:
 
 
 def _settle(aside: Path, output: Path) -> RequestError | None:
-    """End what was begun with a folder that holds what was at ``output``: remove it if its
-    successor is in place, put it back if nothing is; else say where it lies, and leave it."""
+    """End the replacement of ``output``, whose old content is in a folder: remove it if its
+    successor is in place, or put it back if nothing is. Otherwise leave it, and say where it is."""
     old = aside / _ARTIFACT
     if os.path.lexists(old) and not _is_successor(output, aside / _SUCCESSOR):
         try:

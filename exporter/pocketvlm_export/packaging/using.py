@@ -99,7 +99,7 @@ def facts(artifact: Artifact) -> dict[str, Any]:
         notes.append(
             f"The checkpoint's answers go through {', '.join(processors)}, with PocketVLM as with "
             "transformers' greedy `generate`; the values are under `generation` in using.json. "
-            "A client that takes the highest logit alone answers otherwise."
+            "A client that takes the highest logit alone gives other answers."
         )
     return {
         "format": FORMAT,
@@ -163,8 +163,8 @@ def facts(artifact: Artifact) -> dict[str, Any]:
 
 
 def _needs(manifest: Manifest, layout: Layout) -> dict[str, str]:
-    """What is not the same of every artifact, each in words: a client refuses an artifact that
-    needs what it does not have, and one that needs what it has never heard of."""
+    """What not every artifact needs, each in words. A client refuses an artifact that needs what it
+    does not have or does not know."""
     decoder, (_, pictures, prompts) = manifest.decoder, ATTENTIONS
     needs = {
         "llama.cpp": (not decoder.graphs, "the decoder is a GGUF file for llama.cpp"),
@@ -175,14 +175,14 @@ def _needs(manifest: Manifest, layout: Layout) -> dict[str, str]:
         ),
         "stages": (bool(decoder.stages), "the decoder drops visual tokens between its layers"),
         "visual_scores": (decoder.reads_scores, "a smaller model ranks the visual tokens"),
-        "scored_rows": (decoder.scores, "the decoder says what its attention pays to each token"),
+        "scored_rows": (decoder.scores, "the decoder gives its attention to each token"),
         "picture_ids": (
             decoder.attention == pictures,
-            "the tokens of one picture see each other both ways",
+            "the tokens of one picture attend to each other in both directions",
         ),
         "prompt_in_one_run": (
             decoder.attention == prompts,
-            "all tokens of a prompt see each other both ways",
+            "all tokens of a prompt attend to each other in both directions",
         ),
         "positions": (
             POSITION_AXES[decoder.positions] > 1,

@@ -1,8 +1,8 @@
 """Pruning methods by name; importing this imports no torch.
 
 A new one is a module here, a module of the same name in `pocketvlm_export.verification.oracles`,
-and one line of `PRUNERS`; or a package of its own that registers it as an entry point of the group
-`PLUGINS`, see docs/add-a-method.md.
+and one line of `PRUNERS`. Or it is a package of its own that registers it as an entry point of the
+group `PLUGINS`, see docs/add-a-method.md.
 """
 
 from collections.abc import Iterator, Mapping
@@ -98,9 +98,9 @@ def module_name(name: str) -> str:
 
 def make_pruner(name: str, options: Mapping[str, str], *, merge_dropped: bool = False) -> "Pruner":
     """Return the method called ``name``, which with ``merge_dropped`` averages what it drops into
-    what it keeps; raises `RequestError` for an unknown name or option, a value out of its limits,
-    or a method that has nothing to merge; of a method from another package, what fails in it is
-    one too, that names the package."""
+    what it keeps. Raises `RequestError` for an unknown name or option, a value out of its limits,
+    or a method that has nothing to merge. A failure in a method from another package is one too,
+    and names the package."""
     method = find_pruner(name)
     if name not in PRUNERS:
         method = import_module(f"{__name__}.packaged").guarded(method, PLUGINS)

@@ -16,8 +16,8 @@ Reads = Literal["cls_row", "received", "keys", "features", "projected", "text"]
 # selecting.
 LATE: frozenset[Reads] = frozenset({"features", "projected"})
 ATTENTION: frozenset[Reads] = frozenset({"cls_row", "received"})
-# A method that reads the prompt selects in a graph of its own, which has these and nothing else:
-# the tower's work does not depend on the question, and is done once for all of them.
+# A method that reads the prompt selects in a separate graph, which has these and nothing else. The
+# tower's work does not depend on the question, and is done once for all questions.
 TEXT: Reads = "text"
 WITH_TEXT: frozenset[Reads] = frozenset({"projected", "text"})
 
@@ -40,9 +40,9 @@ class Evidence:
             those of a softmax over what was there, of the rows that are left.
         cls_rows: attention that [CLS] pays to each patch, (B, heads, N), of the layers from
             `Pruner.first_layer` to the score layer, whose output the decoder reads.
-        received: attention that the patches pay to each patch in the score layer, the mean over
-            heads and over those who pay, (B, N); what [CLS] pays and is paid is left out. Of whole
-            maps there is nothing: they are never made where a picture may have many patches.
+        received: attention of the patches to each patch in the score layer, the mean over heads and
+            patches, (B, N); [CLS] is left out. Of whole maps there is nothing: they are never made
+            where a picture may have many patches.
         keys: of the score layer's attention, as its queries are compared with them and so turned by
             their places where the tower turns them; the mean over heads, (B, N, d).
         features: what the projector reads, (B, N, C).
@@ -99,8 +99,8 @@ class Pruner:
         reads: what `Evidence` must hold for it, once it is settled; before that, and of the class,
             what it reads of every tower. With `TEXT` nothing beyond `WITH_TEXT`.
         nested: the tokens kept at a small budget are among those kept at a larger one, and a kept
-            token's feature does not depend on which others are kept; then any smaller budget is
-            served from one graph, by ``scores``.
+            token's feature does not depend on which others are kept. One graph then serves any
+            smaller budget, by ``scores``.
         merges: its selections may have `Selection.features`; its oracle then says how patches are
             mixed (`pocketvlm_export.verification.oracles.base.Ranking.mixture`).
         prunes: False for the method that keeps every token.

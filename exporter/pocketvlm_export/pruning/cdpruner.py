@@ -26,11 +26,11 @@ class CDPruner(Pruner):
     r_i S_ij r_j.
 
     S_ij are cosines of projected features, r_i is the cosine of a feature with the mean input
-    embedding of the question's tokens, brought to 0..1 over the picture, w is
-    ``relevance_weight``. The order of picking does not depend on the budget: the j first picks are
-    those of a budget of j, and scores give the order, 1 - pick / N. Beyond the rank of the kernel
-    every patch has nothing more to give and rounding decides which is picked, but never one again.
-    In float32 whatever the precision of the graphs.
+    embedding of the question's tokens, brought to 0..1 over the picture, w is ``relevance_weight``.
+    The order of picking does not depend on the budget: the j first picks are those of a budget of
+    j. Scores give the order: 1 - pick / N. Beyond the rank of the kernel no patch adds anything,
+    and rounding decides which is picked, but never one again. In float32 whatever the precision of
+    the graphs.
     """
 
     name: ClassVar[str] = "cdpruner"

@@ -1,9 +1,9 @@
 """G-Prune: importance that spreads over a graph of alike patches (Jiang et al., AAAI 2025, arXiv
 2501.02268).
 
-This is a variant of the paper's form, which makes one graph of the whole picture at low resolution
-and another of all its tiles together, keeps half of each, and keeps every end of a line: here every
-picture, or tile, is a graph of its own, and what is kept of it is the budget.
+This is a variant of the paper's form. The paper makes one graph of the whole picture at low
+resolution and another of all its tiles together, keeps half of each, and keeps every end of a line.
+Here every picture, or tile, has its own graph, and its budget is what is kept.
 """
 
 from collections.abc import Mapping
@@ -31,9 +31,9 @@ class GPrune(Pruner):
     """
 
     name: ClassVar[str] = "gprune"
-    title: ClassVar[str] = "G-Prune (a graph a picture)"
+    title: ClassVar[str] = "G-Prune (one graph per picture)"
     paper: ClassVar[str] = "[arXiv 2501.02268](https://arxiv.org/abs/2501.02268)"
-    keeps: ClassVar[str] = "that represent most of those that look like them"
+    keeps: ClassVar[str] = "that best represent groups of similar patches"
     reads: frozenset[Reads] = frozenset({"projected"})
     accepts: ClassVar[Mapping[str, Option | Choice]] = {
         "threshold": Option(float, 0.01, 0.99, 0.5),

@@ -1,4 +1,4 @@
-"""Random: patches drawn by chance, once for all pictures, a baseline."""
+"""Random: patches drawn at random, once for all pictures, a baseline."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -15,7 +15,7 @@ class Random(FixedOrder):
 
     name: ClassVar[str] = "random"
     title: ClassVar[str] = "Random"
-    keeps: ClassVar[str] = "drawn by chance, the same for every picture"
+    keeps: ClassVar[str] = "drawn at random, the same for every picture"
     accepts: ClassVar[Mapping[str, Option | Choice]] = {"seed": Option(int, 0, 2**32 - 1, 0)}
 
     def order(self, grid: tuple[int, int]) -> npt.NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""SCOPE: the patches that between them look most like the whole picture, weighed by attention (Deng
+"""SCOPE: the patches that together are most like the whole picture, weighted by attention (Deng
 et al., NeurIPS 2025, arXiv 2510.24214)."""
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from pocketvlm_export.pruning.weighted import FEATURES, WEIGHT, Weighted
 
 
 class Scope(Weighted):
-    """Greedy cover, weighed by attention.
+    """Greedy cover, weighted by attention.
 
     C_ij is the cosine of two patches' features, m_i how far patch i is covered, 0 at first. Again
     and again the patch is picked for which sum_i max(0, C_ij - m_i) times its weight is largest,
@@ -27,7 +27,7 @@ class Scope(Weighted):
     name: ClassVar[str] = "scope"
     title: ClassVar[str] = "SCOPE"
     paper: ClassVar[str] = "[arXiv 2510.24214](https://arxiv.org/abs/2510.24214)"
-    keeps: ClassVar[str] = "that between them look most like the whole picture"
+    keeps: ClassVar[str] = "that together are most like the whole picture"
     accepts: ClassVar[Mapping[str, Option | Choice]] = {
         "features": FEATURES,
         "weight": WEIGHT,

@@ -1,4 +1,4 @@
-"""SCoRe: the patches that differ most from each other, weighed by attention (Salience-Coverage
+"""SCoRe: the patches that differ most from each other, weighted by attention (Salience-Coverage
 Reduction, CVPR 2026, https://cvpr.thecvf.com/virtual/2026/poster/39155)."""
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from pocketvlm_export.pruning.weighted import FEATURES, WEIGHT, Weighted
 
 
 class SCoRe(Weighted):
-    """Greedy max-min over distances 1 - cosine, weighed by attention.
+    """Greedy max-min over distances 1 - cosine, weighted by attention.
 
     First the patch of the largest weight, then, again and again, the one whose distance from the
     nearest that is kept, times its weight, is largest. With ``alpha`` 0 that is DivPrune with

@@ -1,4 +1,4 @@
-"""Knows what methods have in common that weigh patches by attention: whose attention it is, what
+"""Knows what methods have in common that weight patches by attention: whose attention it is, what
 follows from the tower, and that it enters as they compare features."""
 
 from collections.abc import Mapping
@@ -60,10 +60,10 @@ class Weighted(Pruner):
 
     Attributes:
         options: ``features`` are those that the projector makes, or those of the ``tower`` that it
-            reads, of which it then makes only the kept ones. ``weight`` is the attention that
-            [CLS] pays a patch or what it has ``received`` of the other patches, or 1 for each;
-            where none is asked for, [CLS] where the tower has one that ranks patches. ``alpha`` is
-            the power to which the weight is raised.
+            reads, of which it then makes only the kept ones. ``weight`` is the attention of [CLS]
+            to a patch, or what it has ``received`` of the other patches, or 1 for each. The default
+            is [CLS] if the tower has one that ranks patches. ``alpha`` is the power to which the
+            weight is raised.
     """
 
     reads: frozenset[Reads] = frozenset({"projected"})

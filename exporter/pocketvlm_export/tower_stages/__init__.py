@@ -1,4 +1,4 @@
-"""Ways to choose the patches that go on between two layers of a vision tower, by name; importing
+"""Ways to choose the patches that are kept between two layers of a vision tower, by name; importing
 this imports no torch.
 
 A new one is a module here, a module of the same name in

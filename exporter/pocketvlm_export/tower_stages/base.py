@@ -1,5 +1,5 @@
-"""Knows what a way to choose the tokens that go on in a vision tower is: what it reads of a layer,
-and how the best are taken."""
+"""Knows what a way to choose the tokens that are kept in a vision tower is: what it reads of a
+layer, and how the best are taken."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -54,7 +54,7 @@ class Criterion:
 
     Attributes:
         name: as ``--tower-stage`` has it.
-        keeps: which tokens go on, to end the sentence "the tower goes on with those ...".
+        keeps: which tokens are kept, to end the sentence "the tower keeps those ...".
         paper: where it is described, a link in Markdown; empty where none is needed.
         reads: what `Seen` must hold for it.
         watches: what `Seen` must hold in every layer up to that of its last stage; empty unless it
@@ -79,10 +79,10 @@ class Criterion:
         raise NotImplementedError
 
     def score(self, seen: Seen) -> torch.Tensor:
-        """Return one score a token, float32 (B, n); those with the highest go on."""
+        """Return one score a token, float32 (B, n); those with the highest are kept."""
         raise NotImplementedError
 
     def choose(self, seen: Seen, keep: int) -> torch.Tensor:
-        """Return the ``keep`` tokens that go on, at most n, to be traced into the graph: int64
+        """Return the ``keep`` tokens that are kept, at most n, to be traced into the graph: int64
         numbers (B, keep) among those that are there, ascending."""
         return take_exactly(self.score(seen), keep).indices

@@ -1,5 +1,5 @@
-"""By [CLS]: the tokens that [CLS] attends to most go on, FasterVLM's order (arXiv 2412.01818) in an
-earlier layer."""
+"""By [CLS]: the tokens that [CLS] attends to most are kept, FasterVLM's order (arXiv 2412.01818) in
+an earlier layer."""
 
 from typing import ClassVar
 

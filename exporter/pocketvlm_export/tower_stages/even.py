@@ -1,4 +1,5 @@
-"""An even pattern: the same tokens of every picture go on, a checkerboard where they are half."""
+"""An even pattern: the same tokens of every picture are kept, a checkerboard where they are
+half."""
 
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from pocketvlm_export.tower_stages.base import Criterion, Seen
 
 class Even(Criterion):
     """Ordered dithering on a grid that is halved again and again: every second token as on a
-    checkerboard, of those every second, and so on. What goes on is spread evenly whatever its
+    checkerboard, of those every second, and so on. What is kept is spread evenly whatever its
     number is, and what a later stage keeps is part of it."""
 
     name: ClassVar[str] = "even"
@@ -28,7 +29,7 @@ class Even(Criterion):
 
 
 def even_order(rows: int, columns: int) -> npt.NDArray[np.int64]:
-    """Return the numbers of all tokens of a grid, those that go on first in front."""
+    """Return the numbers of all tokens of a grid, those that are kept first in front."""
     row, column = np.divmod(np.arange(rows * columns), columns)
     key = np.zeros(rows * columns, dtype=np.int64)
     for _ in range(2 * int(max(rows, columns)).bit_length()):

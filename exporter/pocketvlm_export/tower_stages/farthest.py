@@ -1,4 +1,5 @@
-"""Farthest first: the tokens that differ most from each other go on, whatever [CLS] thinks of them.
+"""Farthest first: the tokens that differ most from each other are kept, whatever [CLS] thinks of
+them.
 
 What is dropped early should be what others say too, not what looks unimportant by then. Each pick
 depends on all before it, so rounding changes many of them: on the demo an int8 tower keeps three
@@ -15,9 +16,9 @@ from pocketvlm_export.tower_stages.base import Criterion, RowReads, Seen
 
 
 class Farthest(Criterion):
-    """Greedy max-min over 1 - cosine of hidden states, as DivPrune (arXiv 2503.02175) over features
-    in the end: first the token whose nearest neighbour is farthest away, then the one farthest from
-    all that go on."""
+    """Greedy max-min over 1 - cosine of hidden states, as DivPrune (arXiv 2503.02175) over final
+    features. First the token whose nearest neighbour is farthest away, then the one farthest from
+    all that are kept."""
 
     name: ClassVar[str] = "farthest"
     keeps: ClassVar[str] = "that differ most from each other"

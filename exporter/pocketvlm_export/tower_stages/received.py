@@ -1,4 +1,5 @@
-"""By received attention: the tokens that the others attend to most go on; [CLS] is not needed."""
+"""By received attention: the tokens that the others attend to most are kept; [CLS] is not
+needed."""
 
 from typing import ClassVar
 

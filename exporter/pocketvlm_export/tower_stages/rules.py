@@ -69,7 +69,7 @@ def _check_tower(stage: Stage, spec: VLMSpec) -> None:
     )
     why = f"its layers {undivided}" if undivided else ""
     if spec.vision.image_size is None:
-        why = why or "it reads pictures of any size, and how many patches go on is one number"
+        why = why or "it reads pictures of any size, and how many patches are kept is one number"
     if why:
         raise RequestError(
             f"tower stage {stage} is not possible in a {model} tower: {why}",

@@ -81,12 +81,12 @@ class Tower:
         order: in which the layers have the patches, behind [CLS].
         interpolates: it reads pictures of another size than its configuration states, and stretches
             its table of positions for that.
-        stretching: what transformers' class is called with to read pictures of another size than
-            its configuration states, for which its table of learnt positions is interpolated; None
-            where it has no such table, or reads pictures of any size anyway.
+        stretching: the argument with which transformers' class reads pictures of another size than
+            its configuration states, by interpolating its learnt positions. None if it has no such
+            table, or has dynamic resolution.
         undivided: why none of its rows may be dropped between two layers, to follow "its layers";
-            empty where they may, which is where patches know their places from the first layer on
-            and every layer attends to all of them.
+            empty if they may. They may if patches have their positions from the first layer on and
+            every layer attends to all of them.
     """
 
     model_type: ClassVar[str]
@@ -130,8 +130,8 @@ class Tower:
         Args:
             config: the tower's own.
             rows, columns: of tokens; sizes known only at run time where resolution is dynamic.
-            blocks: into how many blocks the queries of all patches are split, so that no map of
-                all patches by all patches is made; 1 where attention is fused anyway, or small.
+            blocks: how many blocks the queries of all patches are split into, to avoid a map of all
+                patches by all patches; 1 if attention is fused, or small.
         """
 
     def run(

@@ -122,9 +122,9 @@ def rope_positions(
 
 
 def stretched_positions(embeddings: Any, size: tuple[int, int]) -> torch.Tensor:
-    """Return the positions that a tower with a table of them adds to [CLS], where it has one, and
-    to the patches of a picture of ``size`` (height, width) in pixels: (1, tokens, C) as the class
-    interpolates its table, the table itself where that fits.
+    """Return the positions that a tower with a table of them adds to [CLS], if it has one, and to
+    the patches of a picture of ``size`` (height, width) in pixels. They are (1, tokens, C), as the
+    class interpolates its table; the table itself if that fits.
 
     ``interpolate_pos_encoding`` is a method of a part of the model, which no documentation lists.
     CLIP's, SigLIP's, InternViT's and DINOv2's are meant; the table is an embedding or a parameter.

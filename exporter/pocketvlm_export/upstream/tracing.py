@@ -1,4 +1,4 @@
-"""Knows what torch's exporter is told and asked that its documentation does not list."""
+"""Knows the settings and results of torch's exporter that its documentation does not list."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -81,8 +81,8 @@ def _outputs_of(program: fx.Graph) -> Sequence[torch.Tensor] | None:
     """Return the outputs that tracing has noted in a program, of fake tensors; None where running
     it would tell more.
 
-    That is where an output shares its memory with an input, a weight or another output, where an
-    input or a weight is changed in place, and where a size is known at run time only.
+    That is the case if an output shares its memory with an input, a weight or another output, if an
+    input or a weight is changed in place, or if a size is known at run time only.
     """
     outside = [node for node in program.nodes if node.op in ("placeholder", "get_attr")]
     for node in program.nodes:

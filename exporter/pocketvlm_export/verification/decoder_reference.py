@@ -154,8 +154,8 @@ def decoder_reference(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch compute with one thread: with more, one small decoder gave either of two results
-    4e-3 apart, the rarer once in ten runs, on a CPU with AMX; with one it gave the same bits every
+    """Let torch compute with one thread. With more, one small decoder gave either of two results
+    4e-3 apart, the rarer once in ten runs, on a CPU with AMX. With one it gave the same bits every
     time. A reference must not depend on luck.
     """
     threads = torch.get_num_threads()
@@ -200,7 +200,7 @@ def prompt_positions(
     checkpoint: Checkpoint, prompt: str, picture: PictureReference
 ) -> PromptPositions | None:
     """Return the positions of a prompt about one pruned picture: those that transformers gives the
-    unpruned one, without those of what is dropped. The answer goes on where it would have.
+    unpruned one, without those of what is dropped. The answer continues where it would have.
 
     Where tokens count on from a first position, whatever is dropped, they do so; None where that
     is 0.

@@ -207,9 +207,9 @@ def _vision_precisions(artifact: Artifact) -> list[str]:
 
 
 def _measure_other(artifact: Artifact, references: References, precision: str) -> dict[str, Any]:
-    """Measure what a precision that is not float32 loses, in the vision graphs, in the decoder with
-    the table that it reads, and in the table alone, which other decoders may read too; and where a
-    device reads the question by that table, in what is selected by it."""
+    """Measure what a precision that is not float32 loses: in the vision graphs, in the decoder with
+    the table that it reads, and in the table alone, which other decoders may read too. If a device
+    reads the question by that table, the selection is measured too."""
     result: dict[str, Any] = {}
     manifest = artifact.manifest
     if precision in _vision_precisions(artifact):

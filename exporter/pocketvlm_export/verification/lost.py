@@ -141,8 +141,8 @@ def scores_of(sampler: Sampler, logits: Floats) -> Floats:
 
 def judge_dropped(kept: Sequence[Ints], reference: DecoderReference) -> dict[str, Any]:
     """Return how the tokens that a decoder ``kept`` of its prompt at each of its stages compare
-    with those of its reference: of all stages the worst, and each by itself where there are
-    several; nothing of a decoder that drops none."""
+    with those of its reference: the worst of all stages, and each if there are several. A decoder
+    that drops none gives nothing."""
     if not kept or not reference.dropping:
         return {}
     stages = [

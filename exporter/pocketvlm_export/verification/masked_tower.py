@@ -1,6 +1,6 @@
-"""Knows how the gate's side drops rows between a tower's layers: transformers' own layers run over
-every row, and from a stage on those that are dropped are hidden from all others. Nothing is
-gathered here, so that no mistake is made on both sides."""
+"""Knows how the gate's side drops rows between a tower's layers. transformers' own layers run over
+every row, and from a stage on the dropped ones are hidden from all others. Nothing is gathered
+here, so that no mistake is made on both sides."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,7 +36,7 @@ class MaskedTower(upstream.Listener):
         stages: Sequence[Stage],
         instead: Mapping[int, Ints] | None = None,
     ) -> None:
-        """``instead`` has what goes on at some of the stages, by their numbers, whatever their ways
+        """``instead`` has what is kept at some of the stages, by their numbers, whatever their ways
         choose."""
         self.places: Ints | None = np.arange(vision.tokens) if stages else None
         self.choices: list[Choice] = []
@@ -61,7 +61,7 @@ class MaskedTower(upstream.Listener):
                 hook.remove()
 
     def keep_of(self, stage: Stage, layers: Sequence[Layer]) -> int:
-        """Return how many tokens go on at a stage, of those that were there in the last of the
+        """Return how many tokens are kept at a stage, of those that were there in the last of the
         ``layers``."""
         return stage.keep
 

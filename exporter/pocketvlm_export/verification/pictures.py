@@ -47,9 +47,10 @@ class GateBatch:
 
 def gate_batches(artifact: Artifact, vision: VisionSpec) -> list[GateBatch]:
     """Return several pictures of one tile each, or the tiles of one picture, or the frames of one
-    clip; where resolution is dynamic, pictures of two sizes, of which one may keep all its
-    tokens, behind one that is cut if any is; where several pictures of a prompt are arranged
-    otherwise, these, last. What the gate's prompt is about is the first of the first batch."""
+    clip. With dynamic resolution they are pictures of two sizes, of which one may keep all its
+    tokens, after one that is cut if any is. If several pictures of a prompt are arranged
+    differently, these come last. What the gate's prompt is about is the first of the first
+    batch."""
     layout, size = open_layout(artifact), artifact.manifest.vision.image_size
     if size is None:
         pruning = artifact.manifest.pruning

@@ -86,8 +86,8 @@ class VisionReference:
 
 @dataclass(frozen=True)
 class _Read:
-    """What transformers made of one picture: features of every token by name, of which the kept are
-    taken afterwards, how its tokens rank, and how a method that merges does so."""
+    """transformers' results for one picture: features of every token by name, of which the kept are
+    selected afterwards; the ranking of its tokens; and how a method merges them."""
 
     features: Mapping[str, Floats]
     ranking: Ranking

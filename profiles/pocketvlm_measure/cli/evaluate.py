@@ -56,8 +56,8 @@ _STDOUT = "-"
     "--memory-limit",
     type=click.IntRange(0),
     metavar="MB",
-    help="Open two decoders by default only where each worker then stays within it, by default "
-    "within what is free; 0 is no limit.",
+    help="Memory of each worker within which a pair of decoders is opened by default; the free "
+    "memory if not given, 0 is no limit.",
 )
 @takes_target(evaluating_defaults)
 @click.option(
@@ -89,11 +89,11 @@ _STDOUT = "-"
     metavar="FILE",
     help="The file that keeps the answers; named after DIR and the data if not given.",
 )
-@click.option("--resume", is_flag=True, help="Go on with the answers in that file.")
+@click.option("--resume", is_flag=True, help="Continue with the answers in that file.")
 @click.option(
     "--published",
     type=click.Choice(list(BENCHMARKS)),
-    help="Put the figures that papers report for LLaVA-1.5-7B beside.",
+    help="Add the figures that papers report for LLaVA-1.5-7B.",
 )
 @click.option(
     "--report",
@@ -140,7 +140,7 @@ def evaluate(
 
     Every combination of the lists answers every question, greedily. A picture or clip is encoded
     once for all its questions and budgets. Answers are kept in a file as they come: --resume
-    goes on where a run ended.
+    continues where a run ended.
     """
     if guide is None and confidence is not None:
         raise click.UsageError("--confidence is the guide's: give --guide too")
@@ -203,7 +203,7 @@ def evaluate(
             max_new_tokens=max_new_tokens,
         )
     except KeyboardInterrupt:
-        echo(f"\nanswers so far are in {answers}: go on with --resume", err=True)
+        echo(f"\nanswers so far are in {answers}: continue with --resume", err=True)
         raise
     beside = None if published is None else BENCHMARKS[published].published
     _show(summarise(evaluation, other.of(evaluation), beside), json_to, report)

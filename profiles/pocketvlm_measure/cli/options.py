@@ -49,7 +49,9 @@ _CASES = [
     ),
 ]
 _QUESTIONS = [
-    click.option("--limit", type=click.IntRange(1), metavar="N", help="Ask the first N questions."),
+    click.option(
+        "--limit", type=click.IntRange(1), metavar="N", help="Answer the first N questions only."
+    ),
     click.option(
         "--max-new-tokens",
         type=click.IntRange(1),
@@ -63,7 +65,8 @@ _QUESTIONS = [
         type=click.Choice(["stop", "skip"]),
         default="stop",
         show_default=True,
-        help="At a broken line, picture or clip: stop the run, or skip and report it.",
+        help="At a malformed line or an unreadable picture or clip: stop the run, or skip and "
+        "report it.",
     ),
 ]
 

@@ -66,8 +66,8 @@ if TYPE_CHECKING:
     "--memory-limit",
     type=click.IntRange(0),
     metavar="MB",
-    help="Warn of what takes more memory, and open two decoders by default only within it; 0 is no "
-    "limit.",
+    help="Warn above so much memory, and open a pair of decoders by default only within it; 0 is "
+    "no limit.",
 )
 @takes_target(profiling_defaults)
 @click.option(
@@ -84,7 +84,7 @@ if TYPE_CHECKING:
     default=1,
     show_default=True,
     metavar="N",
-    help="Answers before each run that counts.",
+    help="Answers before each measured run.",
 )
 @click.option(
     "--new-tokens",
@@ -145,9 +145,9 @@ def profile(
     """Measure what the artifact in DIR costs here: time by stage and memory, beside estimates by
     formula.
 
-    Every combination of the lists is measured, in interleaved turns, each run in a fresh process.
-    All runs generate the same number of tokens and all samples count. Ctrl-C ends the measurement
-    and keeps what was measured.
+    Every combination of the lists is measured, in interleaved turns, each run in a new process. All
+    runs generate the same number of tokens, and all samples count. Ctrl-C ends the measurement and
+    keeps its results so far.
     """
     if (directory is None) == (compare is None):
         raise click.UsageError("give either DIR, to measure it, or --compare with two files")

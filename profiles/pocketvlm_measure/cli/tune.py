@@ -80,19 +80,19 @@ class _Duration(click.ParamType):
     default=2.0,
     show_default=True,
     metavar="POINTS",
-    help="Accuracy that may be lost, in points of 100.",
+    help="Largest loss of accuracy, in percentage points.",
 )
 @click.option(
     "--max-ttft",
     type=click.FloatRange(0, min_open=True),
     metavar="MS",
-    help="Milliseconds to the first token, which no timed run may exceed.",
+    help="Largest time to first token of any timed run, in milliseconds.",
 )
 @click.option(
     "--max-memory",
     type=MEGABYTES,
     metavar="MB",
-    help="Peak memory of a process, likewise.",
+    help="Largest peak memory of any timed run's process.",
 )
 @click.option(
     "--time",
@@ -116,15 +116,15 @@ class _Duration(click.ParamType):
     type=BUDGETS_OR_ALL,
     default=("all",),
     metavar="all|K[,K...]",
-    help="Visual tokens per picture; if not given those that were exported, and halves of the "
-    "largest where its graph serves them.",
+    help="Visual tokens per picture; if not given the exported budgets, and halvings of the "
+    "largest if its graph serves them.",
 )
 @click.option(
     "--decoder",
     type=NAMES,
     default=(),
     metavar="all|NAME[,...]",
-    help="Decoder engines; if not given all of a folder, and onnx of a checkpoint.",
+    help="Decoder engines; if not given all of a folder, and onnx for a checkpoint.",
 )
 @click.option(
     "--decoder-precision",
@@ -161,7 +161,7 @@ class _Duration(click.ParamType):
     help="The file that keeps the answers, with one for times beside it; named after DIR and the "
     "data if not given.",
 )
-@click.option("--resume", is_flag=True, help="Go on with these files.")
+@click.option("--resume", is_flag=True, help="Continue with these files.")
 @writing_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def tune(
@@ -202,13 +202,13 @@ def tune(
     export: Path | None,
     as_json: bool,
 ) -> None:
-    """Choose the setting of the artifact in DIR that is fastest to the first token and keeps its
-    accuracy on a set of questions. Of a checkpoint, MODEL, candidates are exported first.
+    """Choose the setting of the artifact in DIR with the shortest time to first token that keeps
+    its accuracy on a set of questions. For a checkpoint, MODEL, candidates are exported first.
 
-    All settings are timed in a few interleaved turns; what breaks a limit is ruled out. The fastest
-    of the others answer questions until a sequential test decides whether they lose more than
-    --max-loss against the most tokens in the most exact precision. Answers and times are kept as
-    they come: --resume goes on where a run ended.
+    All settings are timed in a few interleaved turns, and those that break a limit are ruled out.
+    The fastest of the others answer questions until a sequential test decides whether they lose
+    more than --max-loss. The baseline is the most tokens in the most exact precision. Answers and
+    times are kept as they come: --resume continues where a run ended.
     """
     asked = asked_without_answers(data, pictures, questions, pairs)
     if asked is not None:
@@ -284,7 +284,7 @@ def tune(
         try:
             tuning = search(measured, limits, say, notes)
         except KeyboardInterrupt:
-            echo(f"\nanswers and times so far are kept: go on with --resume ({answers})", err=True)
+            echo(f"\nanswers and times are kept: continue with --resume ({answers})", err=True)
             raise
         skipped = source.skipped
     tuning = replace(tuning, pruned=pruned, figure=figure if asked else tuning.figure)

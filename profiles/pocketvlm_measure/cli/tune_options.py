@@ -47,36 +47,36 @@ _EXPORTING = [
         type=NAMES,
         default=(),
         metavar="NAME[,NAME...]",
-        help="Of a checkpoint: pruning methods to try; a handful that suit its tower if not given.",
+        help="For a checkpoint: pruning methods to try; a few that suit its tower if not given.",
     ),
     click.option(
         "--tower-stage",
         type=_Plan(),
         multiple=True,
         metavar="LAYER:KEEP[:BY]|none",
-        help="Of a checkpoint: stages of the tower to try each method with, several of one plan in "
-        "quotes; repeatable. If not given: none, and one of the middle with the first method.",
+        help="For a checkpoint: tower stages to try with each method, several of one plan in "
+        "quotes; repeatable. If not given: none, and one in the middle with the first method.",
     ),
     click.option(
         "--image-sizes",
         type=SIZES,
         default=(),
         metavar="N|HxW[,...]",
-        help="Of a checkpoint whose tower has learnt positions: smaller sizes of all pictures, or "
-        "tiles, in pixels, to try beside its own; none if not given.",
+        help="For a checkpoint whose tower has learnt positions: smaller sizes of all pictures or "
+        "tiles to try, in pixels; none if not given.",
     ),
     click.option(
         "--portable",
         is_flag=True,
-        help="Of a checkpoint: standard ONNX operators alone, for engines that lack ONNX "
+        help="For a checkpoint: standard ONNX operators alone, for engines that lack ONNX "
         "Runtime's.",
     ),
     click.option(
         "--exports",
         type=PATH,
         metavar="DIR",
-        help="Of a checkpoint: the folder that keeps what is exported; named after it if not "
-        "given. A further run exports nothing again.",
+        help="For a checkpoint: the folder that keeps the exports; named after it if not given. A "
+        "further run exports nothing again.",
     ),
 ]
 _ASKING = [
@@ -84,14 +84,14 @@ _ASKING = [
         "--pictures",
         type=PATH,
         metavar="FOLDER",
-        help="Without answers: every question of --questions about every picture here, and what is "
-        "counted is agreement with the unpruned model.",
+        help="Without answers: a folder; every question of --questions is combined with every "
+        "picture here, and agreement with the unpruned model is measured.",
     ),
     click.option(
         "--questions",
         type=PATH,
         metavar="FILE.txt",
-        help="Without answers: a text file, one question a line.",
+        help="Without answers: a text file, one question per line.",
     ),
     click.option(
         "--agreement",
@@ -104,8 +104,8 @@ _ASKING = [
         "--pairs",
         type=click.IntRange(1),
         metavar="N",
-        help="Without answers: of more pairs of picture and question than this, 1000 if not given, "
-        "an even sample is asked.",
+        help="Without answers: the most pairs of picture and question, 1000 if not given; of more "
+        "an even sample is used.",
     ),
 ]
 _WRITING = [
@@ -113,7 +113,7 @@ _WRITING = [
         "--report",
         type=PATH,
         metavar="OUT.html",
-        help="Write one web page with the frontier and what was ruled out.",
+        help="Write one web page with the frontier and why each other setting was ruled out.",
     ),
     click.option(
         "--write-target",
@@ -125,7 +125,7 @@ _WRITING = [
         "--export",
         type=PATH,
         metavar="OUT",
-        help="Write the folder of the choice: what answers by default as chosen, and no more.",
+        help="Write a folder that answers with the choice by default, and holds nothing else.",
     ),
 ]
 

@@ -38,7 +38,7 @@ class About:
 
 
 class Recalled(click.Command):
-    """A command that keeps its words, so that it can say how to go on."""
+    """A command that keeps its words, so that it can say how to continue."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As click's, the words kept in ``ctx.meta``."""
@@ -47,7 +47,7 @@ class Recalled(click.Command):
 
 
 def kept(answers: Path, tuning: Tuning) -> Iterator[str]:
-    """Where answers and times lie, and where the time was up the command that goes on."""
+    """Where answers and times lie, and where the time was up the command that continues."""
     from pocketvlm_measure.tune.measured import times_beside
     from pocketvlm_measure.tune.tables import duration
 
@@ -56,7 +56,7 @@ def kept(answers: Path, tuning: Tuning) -> Iterator[str]:
     if tuning.time_up and ctx is not None and _WORDS in ctx.meta:
         words = _without_time(ctx.meta[_WORDS])
         again = [*words, "--time", duration(2 * tuning.limits.time), "--resume"]
-        yield f"go on: {ctx.command_path} {shlex.join(again)}"
+        yield f"continue: {ctx.command_path} {shlex.join(again)}"
 
 
 def _without_time(words: Sequence[str]) -> list[str]:

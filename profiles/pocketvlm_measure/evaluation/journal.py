@@ -1,4 +1,5 @@
-"""Knows how answers are kept, one per line, so that a run that was killed goes on where it was."""
+"""Knows how answers are kept, one per line, so that a run that was killed continues where it
+was."""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ def fingerprint(references: Sequence[str]) -> str:
     """SHA-256 (hex) of what files hold, by their sizes and their first and last 64 KiB; empty where
     there is no file, or one that cannot be read.
 
-    A clip may have a gigabyte, and is looked at whenever a run goes on. What is in the set itself,
-    as a data URI, the set's own checksum counts.
+    A clip may have a gigabyte, and is looked at whenever a run continues. What is in the set
+    itself, as a data URI, the set's own checksum counts.
     """
     digest, files = hashlib.sha256(), 0
     for reference in references:

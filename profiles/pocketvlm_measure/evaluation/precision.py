@@ -24,7 +24,7 @@ def settled_precision(
 
     Args:
         manifest: of an artifact with a pair of decoders.
-        answers: the file of the run that goes on; None for a new run.
+        answers: the file of the run that continues; None for a new run.
         memory_limit: MB that a worker may take, see `choose_precision`.
         workers: processes that share what is free.
 

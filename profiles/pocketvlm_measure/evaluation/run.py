@@ -71,7 +71,7 @@ def evaluate(
         metric: of `METRICS`.
         answers: the file that keeps the answers, see `Journal`.
         engine: of `ENGINES`.
-        resume: go on with ``answers``.
+        resume: continue with ``answers``.
         on_broken: what happens at a line, picture, clip or question that is refused: the run
             ends, or it is left out and reported.
         max_new_tokens: limit of an answer.

@@ -76,7 +76,7 @@ def flops_of_staged_tower(tower: Tower, tokens: int, stages: Sequence[Stage]) ->
     the ranking costs is not counted.
     """
     patches = tower.sequence // tokens  # of a token
-    beside = tower.sequence - patches * tokens  # [CLS], which always goes on
+    beside = tower.sequence - patches * tokens  # [CLS], which is always kept
     firsts = [0, *(stage.layer for stage in stages), tower.layers]
     kept = [tokens, *(stage.keep for stage in stages)]
     return sum(

@@ -42,7 +42,7 @@ class ExporterProcess:
                 advice="run it again: what was exported is kept",
             ) from error
         except PocketVLMError:
-            raise  # its own refusal: it goes on
+            raise  # its own refusal: it continues
         except BaseException:
             self.close()
             raise

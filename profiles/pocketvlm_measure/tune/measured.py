@@ -52,7 +52,7 @@ class Asking:
         answers: the file that keeps the answers; times are kept beside it, see `times_beside`.
         engine: where tasks are answered.
         workers: of the engine.
-        resume: go on with the files.
+        resume: continue with the files.
         on_broken: what happens where a line or a picture is refused.
         max_new_tokens: limit of an answer.
         agreement: the questions have no answers: expected is what the baseline answers.

@@ -130,7 +130,7 @@ def _stopped(tuning: Tuning) -> str:
         why = f"the time was up after {seconds:.0f} s of {limit}"
     else:
         why = f"stopped at {seconds:.0f} s: {what} would not fit in {limit}"
-    return f"{why}: go on with --resume and more --time"
+    return f"{why}: continue with --resume and more --time"
 
 
 def duration(seconds: float) -> str:
@@ -175,7 +175,7 @@ def refusal(tuning: Tuning) -> RequestError:
     if nearest is None or _lacking(tuning):
         return RequestError(
             f"no choice made: {_lacking(tuning) or 'the time was up before anything was compared'}",
-            advice="go on with --resume and more --time",
+            advice="continue with --resume and more --time",
         )
     timed = sum(bool(one.ttft_ms) for one in (tuning.baseline, *tuning.evidence))
     return RequestError(

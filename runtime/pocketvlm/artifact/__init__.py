@@ -75,8 +75,8 @@ class Artifact:
         Args:
             path: the folder that holds pocketvlm.json.
             check: ``"auto"`` (checksums of files not yet verified), ``"full"`` (all checksums) or
-                ``"sizes"``, which reads no content: weights (.onnx_data) exchanged for others of
-                the same size then go unnoticed.
+                ``"sizes"``, which reads no content: changed weights (.onnx_data) of the same size
+                then go unnoticed.
             allow_rejected: open a folder whose export failed its parity gate too; to inspect it,
                 not to answer from it.
 

@@ -32,11 +32,11 @@ _STEP = 20_000_000
 def check_files(root: Path, files: Mapping[str, FileEntry], check: Check = "auto") -> None:
     """Hold every file of the table against the folder ``root``.
 
-    Names, links and sizes are checked always. Checksums: ``"full"`` reads every file, ``"auto"``
+    Names, links and sizes are checked always. Checksums: ``"full"`` reads every file. ``"auto"``
     reads those not remembered from an earlier load with the same device, inode, size, time of
-    modification and time of change, ``"sizes"`` reads none and so cannot tell a file from another
-    of the same size. The time of change cannot be put back; Windows tells only when a file was
-    made, so there a file changed in place, with its time put back, takes ``"full"`` to notice.
+    modification and time of change. ``"sizes"`` reads none, so a changed file of the same size goes
+    unnoticed. The time of change cannot be put back. Windows has only the time of creation: there a
+    file that was changed in place, with its time put back, needs ``"full"``.
 
     Raises:
         PocketVLMError: naming the first file that is missing, leaves the folder, or differs from

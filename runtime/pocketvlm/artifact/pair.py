@@ -11,9 +11,8 @@ from pocketvlm.limits import SequenceLimits
 
 MEMINFO = Path("/proc/meminfo")  # Linux
 CGROUPS = Path("/sys/fs/cgroup")  # of a container, where it has limits
-# Resident bytes for each byte on disk: 4-bit matrices are packed anew beside the mapped file, which
-# is the most that any precision of a pair takes (measured with a decoder of 135M weights: 2.5, and
-# 1.6 in 8 bits).
+# Resident bytes per byte on disk. 4-bit matrices are packed again beside the mapped file, the most
+# of any precision in a pair (measured with a decoder of 135M weights: 2.5, and 1.6 in 8 bits).
 _RESIDENT = 2.5
 _REST = 300_000_000  # bytes: Python and the libraries, and what a tower and a prefill compute
 _FLOAT = 4  # bytes
@@ -32,9 +31,9 @@ def choose_precision(
 ) -> Choice:
     """Return what an engine of the artifact answers in unless a precision is asked for.
 
-    A pair is taken where all that answering takes with both of its decoders, see `pair_bytes`, fits
-    into ``memory_limit``, MB (10^6 bytes), 0 for none, or, where that is None, into what the system
-    has free for each of so many ``processes`` that load a model. Where neither is known it is not.
+    A pair is used if answering with both of its decoders, see `pair_bytes`, fits into
+    ``memory_limit``, in MB (10^6 bytes); 0 is no limit. With None it must fit into each process's
+    share of the free memory, of ``processes`` that load a model. Where neither is known it is not.
     """
     decoder = manifest.decoder
     default = decoder.default_precisions[engine]

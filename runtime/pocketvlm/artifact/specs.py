@@ -61,8 +61,8 @@ class Pruning:
     tokens per tile).
 
     ``nested`` means that the tokens kept at a small budget are a subset of those kept at a larger
-    one, and that a kept token's feature does not depend on which others are kept: then any smaller
-    budget can be served from one graph.
+    one, and a kept token's feature does not depend on which others are kept. One graph then serves
+    any smaller budget.
 
     ``merge_dropped`` means that each token that the method drops is averaged into the kept one most
     like it.
@@ -189,9 +189,9 @@ class DecoderSpec:
     behind the features, in this order.
 
     ``conv_layers`` are the numbers of those layers that are short convolutions along the sequence
-    instead of attention, ascending. Such a layer's cache does not grow: it holds the last
-    ``conv_width`` inputs of its convolution, as many as the kernel is long, of which the next token
-    reads all but the oldest.
+    instead of attention, ascending. Such a layer's cache does not grow. It holds the last
+    ``conv_width`` inputs of its convolution, as many as the kernel is long; the next token reads
+    all but the oldest.
 
     ``scores`` says that the graphs also give what their attention pays to each token, by which a
     larger model may drop visual ones, see `pocketvlm.guided.Guided`.

@@ -25,7 +25,7 @@ class Stage:
 
     Attributes:
         layer: counted from 0, 1 or more: tokens are ranked by what the one before it does.
-        keep: visual tokens that go on, per picture in the decoder and per tile in the tower; 0
+        keep: visual tokens that are kept, per picture in the decoder and per tile in the tower; 0
             where all of them leave.
         by: what ranks them, a name of the exporter's registries ``tower_stages`` and
             ``decoder_stages``; empty in a request for the default there.

@@ -51,12 +51,12 @@ def chat(
 ) -> None:
     """Talk about pictures with the artifact in DIR, one question per line.
 
-    /image FILE adds a picture to the next question, /video FILE a clip; /reset begins anew, /quit
-    or the end of the input ends. Ctrl-C stops an answer, not the program. When the context is full
-    the oldest questions and answers are dropped; their pictures stay as long as they fit in half of
-    it.
+    /image FILE adds a picture to the next question, /video FILE a clip. /reset starts a new
+    conversation, /quit or the end of the input ends. Ctrl-C stops an answer, not the program. When
+    the context is full, the oldest questions and answers are dropped; their pictures stay if they
+    fit in half of it.
 
-    From a pipe, a line that is refused does not end the conversation, but the exit code is then 1.
+    From a pipe, a refused line does not end the conversation, but the exit code is then 1.
     """
     from pocketvlm.answering import without_guide
 

@@ -157,7 +157,7 @@ def _decoder_text(decoder: DecoderSpec) -> Iterator[str]:
     if decoder.conv_layers:
         yield (
             f"           {len(decoder.conv_layers)} of the layers are convolutions: a conversation "
-            "goes on from its last turn, nothing else of a prompt is reused"
+            "continues from its last turn, nothing else of a prompt is reused"
         )
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--prompt",
     metavar="TEXT",
-    help="What is asked about the picture, where the method reads the prompt.",
+    help="The question, if the method reads the prompt.",
 )
 @click.option(
     "--budget",

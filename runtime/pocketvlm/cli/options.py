@@ -36,7 +36,8 @@ _IMAGE = click.option(
     metavar="FILE",
     multiple=True,
     type=PATH,
-    help="A picture; repeat for several. <image> in the prompt places one, else they come first.",
+    help="A picture; repeat for several. <image> in the prompt places one, otherwise they come "
+    "first.",
 )
 _VIDEO = click.option(
     "--video",
@@ -51,14 +52,14 @@ _CAPS = [
         "--max-pixels",
         type=click.IntRange(1),
         metavar="N",
-        help="Resize pictures to at most N pixels, where the artifact takes any size; its own "
-        "limit if not given.",
+        help="Resize pictures to at most N pixels, for artifacts with dynamic resolution; the "
+        "artifact's limit if not given.",
     ),
     click.option(
         "--max-tiles",
         type=click.IntRange(1),
         metavar="N",
-        help="Cut pictures into at most N parts, where the artifact cuts them; its own limit if "
+        help="Cut pictures into at most N parts, for artifacts with tiles; the artifact's limit if "
         "not given.",
     ),
 ]
@@ -68,7 +69,7 @@ _PROVIDER = click.option(
     multiple=True,
     metavar="NAME[:K=V]",
     callback=_check_typed,
-    help="What ONNX Runtime computes with, the preferred one first, as openvino or "
+    help="ONNX Runtime's execution provider, the preferred one first, such as openvino or "
     "cuda:device_id=1,use_tf32=0; the CPU if not given. See docs/providers.md.",
 )
 _VISION_PROVIDER = click.option(
@@ -77,7 +78,7 @@ _VISION_PROVIDER = click.option(
     multiple=True,
     metavar="NAME[:K=V]",
     callback=_check_typed,
-    help="What computes the vision graphs alone, as --provider.",
+    help="As --provider, for the vision graphs alone.",
 )
 _MODEL = [
     click.option(
@@ -106,8 +107,8 @@ _MODEL = [
         "--memory-limit",
         type=click.IntRange(0),
         metavar="MB",
-        help="Open two decoders, where the artifact has a pair and no precision is given, only "
-        "within so much memory; 0 is no limit, what is free if not given.",
+        help="Memory within which a pair of decoders is opened, if no precision is given; 0 is no "
+        "limit, the free memory if not given.",
     ),
     click.option(
         "--threads",
@@ -128,7 +129,7 @@ _MODEL = [
         "--feature-cache",
         metavar="FOLDER",
         type=PATH,
-        help="Keep the features of pictures here, so that none is encoded twice.",
+        help="Keep the features of pictures here, so that no picture is encoded twice.",
     ),
 ]
 
@@ -183,8 +184,7 @@ _BASE = click.option(
     default="greedy",
     show_default=True,
     metavar="NAME",
-    help="greedy takes the most probable token, checkpoint draws as the checkpoint was "
-    "published to, where nothing else is asked for.",
+    help="Default sampling: greedy, or checkpoint for the checkpoint's published settings.",
 )
 _SAMPLING = [
     _BASE,
@@ -214,22 +214,22 @@ _SAMPLING = [
         "--repetition-penalty",
         type=float,
         metavar="R",
-        help="Above 1 makes tokens less probable that occurred before, 1 is off; the checkpoint's "
-        "own if not given.",
+        help="Above 1 makes earlier tokens less probable, 1 is off; the checkpoint's own if not "
+        "given.",
     ),
     click.option(
         "--presence-penalty",
         type=float,
         default=0.0,
         metavar="R",
-        help="Subtracted from the logits of tokens that the answer has already, -2 to 2.",
+        help="Subtracted from the logits of tokens that are in the answer, -2 to 2.",
     ),
     click.option(
         "--frequency-penalty",
         type=float,
         default=0.0,
         metavar="R",
-        help="The same, once for each time that the answer has it.",
+        help="Likewise, once per occurrence in the answer.",
     ),
     click.option(
         "--logit-bias",
@@ -243,7 +243,7 @@ _SAMPLING = [
         type=PATH,
         metavar="FILE",
         callback=_schema_of,
-        help="Hold the answer to the JSON schema in FILE; needs the extra [grammar].",
+        help="Constrain the answer to the JSON schema in FILE; needs the extra [grammar].",
     ),
     click.option("--seed", type=int, metavar="N", help="Makes sampling repeatable."),
     click.option(
@@ -258,7 +258,7 @@ _SYSTEM = click.option(
     "--system",
     type=TEXT,
     metavar="TEXT",
-    help="A system message, where the chat template takes one.",
+    help="A system message, if the chat template takes one.",
 )
 
 
@@ -267,15 +267,15 @@ _GUIDE = [
         "--guide",
         metavar="DIR",
         type=PATH,
-        help="A small model's artifact that answers first: its attention says which visual tokens "
-        "the one in DIR reads to the end.",
+        help="Artifact of a small model that answers first; its attention selects the visual "
+        "tokens that the one in DIR keeps.",
     ),
     click.option(
         "--confidence",
         type=float,
         metavar="P",
-        help="With --guide: where it is at least so sure, the product of its tokens' "
-        "probabilities, its own answer is the answer.",
+        help="With --guide: its own answer is the result if its confidence, the product of its "
+        "tokens' probabilities, is at least P.",
     ),
 ]
 

@@ -45,19 +45,19 @@ _USING = "using.json"
     "origins",
     multiple=True,
     metavar="ORIGIN",
-    help="Let web pages from there ask, as https://example.com; * is all. Repeatable.",
+    help="Allow web pages of this origin, such as https://example.com; * is all. Repeatable.",
 )
 @click.option(
     "--allow-host",
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="A further name that this server is called by; * is all. Repeatable.",
+    help="A further host name of this server; * is all. Repeatable.",
 )
 @click.option(
     "--name",
     metavar="NAME",
-    help="Of the model, as clients ask for it; the folder's if not given.",
+    help="The model's name for clients; the folder's if not given.",
 )
 @click.option(
     "--parallel",
@@ -65,7 +65,7 @@ _USING = "using.json"
     default=2,
     show_default=True,
     metavar="N",
-    help="Answers at once; they take turns token by token.",
+    help="Answers at the same time; they take turns token by token.",
 )
 @click.option(
     "--queue",
@@ -74,7 +74,7 @@ _USING = "using.json"
     default=16,
     show_default=True,
     metavar="N",
-    help="Requests that may wait; more get status 429.",
+    help="Requests that may wait; further ones get status 429.",
 )
 @click.option(
     "--max-body",
@@ -90,7 +90,7 @@ _USING = "using.json"
     default=2,
     show_default=True,
     metavar="N",
-    help="Models in memory, where requests ask for other budgets' graphs or precisions.",
+    help="Models in memory, for requests with other graphs or precisions.",
 )
 @sampling_base_option
 @model_options
@@ -112,8 +112,8 @@ def serve(
     """Serve the artifact in DIR to clients that speak OpenAI's protocol, until Ctrl-C.
 
     POST /v1/chat/completions answers, whole or streamed; GET / is a page to try it. Pictures come
-    as data: URIs, nothing is fetched. The model runs in a process of its own, which is started
-    again when it dies.
+    as data: URIs, nothing is fetched. The model runs in its own process, which is restarted when it
+    dies.
     """
     from pocketvlm.server import running
     from pocketvlm.server.service import ServerOptions

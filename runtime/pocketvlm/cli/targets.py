@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 def targets(target: str | None, as_json: bool) -> None:
     """List the deployment targets, or print the settings of one and the reasons for them.
 
-    A target is a TOML file with the options that suit a device: --target takes the options that are
-    not given from it. To make one of your own, save what this prints for the nearest as a file that
-    ends in .toml, and change it.
+    A target is a TOML file with options for a device; --target takes options that are not given
+    from it. To make your own, save the output for the nearest as a .toml file, and change it.
     """
     from pocketvlm.cli.target import load_target
     from pocketvlm_targets import target_names

@@ -40,9 +40,9 @@ def verify(
 ) -> None:
     """Check every file, checksum and graph of the artifact in DIR.
 
-    Its self-test is run too: what the graphs compute here of a small picture, beside what they gave
-    where they were exported. With --provider or --vision-provider, something else than the
-    CPU computes that.
+    Its self-test is run too: the graphs' results for a small picture here are compared with those
+    at the export. With --provider or --vision-provider, another provider than the CPU computes
+    them.
 
     With --against, run the checkpoint in transformers too and compare; this needs
     pocketvlm[export].

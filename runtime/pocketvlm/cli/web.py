@@ -46,7 +46,7 @@ def web(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Write a site that answers from the artifacts in DIR, in the browser of whoever opens it.
+    """Write a site that answers from the artifacts in DIR, in the visitor's browser.
 
     Any static host serves it. Without a DIR the page asks for a model's address or folder. The
     libraries that it runs on are downloaded from npm at first use, about 50 MB, and checked.

@@ -1,4 +1,4 @@
-"""Knows which tokens of a sequence see which, and how the decoder graphs are told."""
+"""Knows which tokens of a sequence attend to which, and the decoder graphs' input for it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy.typing as npt
 from pocketvlm.artifact.specs import CAUSAL, PICTURES, PROMPT
 from pocketvlm.decoders.base import EmbeddingSegment, Segment
 
-# What people read of each way, by ``decoder.attention``; nothing of the usual.
+# For people, by ``decoder.attention``; empty for causal attention.
 TITLES = {
     CAUSAL: "",
-    PICTURES: "tokens of one picture see each other both ways",
-    PROMPT: "all tokens of a prompt see each other, so that it is read in one run",
+    PICTURES: "tokens of one picture attend to each other in both directions",
+    PROMPT: "all tokens of a prompt attend to each other, so it is prefilled in one run",
 }
 
 
 def seen_both_ways(segments: Sequence[Segment], attention: str) -> npt.NDArray[np.int64]:
-    """The input ``picture_ids`` of one run, int64 (n,): tokens with the same number see each
-    other both ways, those with 0 only what comes before them.
+    """The input ``picture_ids`` of one run, int64 (n,). Tokens with the same number attend to each
+    other in both directions, those with 0 only to what comes before them.
 
     Args:
         segments: what is read in this run, after a cache that may be empty.

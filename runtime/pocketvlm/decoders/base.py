@@ -68,8 +68,8 @@ class DecoderSequence(Protocol):
     Attributes:
         length: tokens that take room in the cache.
         next_position: the position of the next token, see `pocketvlm.decoders.positions`. It is
-            ``length`` where positions are contiguous; with M-RoPE it may lie before it, as a
-            picture of 20 x 20 tokens takes 20 positions, or behind, where few of them were kept.
+            ``length`` if positions are contiguous. With M-RoPE it may be smaller, as a picture of
+            20 x 20 tokens takes 20 positions, or larger, if few of them were kept.
         dropped: of the tokens, visual ones that layers from each stage of the decoder on do not
             hold, by stage; empty where an engine has no stages.
         cache_bytes: bytes of memory that the cache takes now.
@@ -107,9 +107,9 @@ class DecoderSequence(Protocol):
         """Append one token and return the logits of the next, float32 (vocab,)."""
 
     def keep(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens. ``self.length`` says how many are left:
-        fewer, if need be, as where that lies inside a picture that cannot be divided, and none
-        where all tokens of a prompt see each other."""
+        """Forget all but the first ``length`` tokens. ``self.length`` is then the number that is
+        left. It is smaller than ``length`` inside a picture that cannot be divided, and 0 if all
+        tokens of a prompt attend to each other."""
 
     def reach(self, length: int) -> int:
         """How many tokens `keep` of ``length`` would leave, and `fork` would take."""

@@ -35,7 +35,7 @@ _KEPT = 8  # schemas of one model that stay compiled
 
 
 class Constraint:
-    """What one answer may go on with; it follows the answer token by token."""
+    """What one answer may continue with; it follows the answer token by token."""
 
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
@@ -58,7 +58,7 @@ class Constraint:
         return np.pad(of_vocabulary, (0, size - len(of_vocabulary)))
 
     def follow(self, token_id: int) -> None:
-        """The answer goes on with this token, one of those that are allowed."""
+        """The answer continues with this token, one of those that are allowed."""
         self._matcher.consume_token(token_id)
         self._check()
 

@@ -18,12 +18,12 @@ class _Place:
 class FairLock:
     """A lock for ``with``, first come, first served.
 
-    `threading.Lock` promises no order: a thread that releases it and asks again at once, as one
-    that decodes token after token does, gets it before all who wait. Here it is handed to the first
-    of those. It cannot be taken twice by one thread.
+    `threading.Lock` promises no order. A thread that releases it and asks again at once, as one
+    that decodes token after token does, gets it before all that wait. Here it is handed to the
+    first of those. It cannot be taken twice by one thread.
 
     Ctrl-C may come at any moment, so also just before ``__exit__`` does its work. That thread then
-    has the lock still, and goes on with it when it asks again.
+    has the lock still, and continues with it when it asks again.
     """
 
     def __init__(self) -> None:

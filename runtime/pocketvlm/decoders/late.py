@@ -1,4 +1,4 @@
-"""Knows a decoder that is opened with its first sequence, so that a process that answers once never
+"""Knows a decoder that is opened with its first sequence. A process that answers once thus never
 holds the vision graphs and the decoder together."""
 
 from __future__ import annotations

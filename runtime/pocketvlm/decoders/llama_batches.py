@@ -68,7 +68,7 @@ def batches(
         causal = not (two_way and values.ndim > 1)
         if not causal and len(values) > limit:
             raise EngineError(
-                f"the {len(values)} tokens of a picture see each other, and llama.cpp reads "
+                f"the {len(values)} tokens of a picture attend to each other, and llama.cpp reads "
                 f"{limit} at once",
                 advice="use a smaller budget, or the engine onnx",
             )

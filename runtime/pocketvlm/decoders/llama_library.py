@@ -134,8 +134,8 @@ class LlamaContext:
         self.batch: int = min(lib.llama_n_batch(self.pointer), lib.llama_n_ubatch(self.pointer))
 
     def state_of(self, end: int | None = None) -> Any:
-        """A copy of the state of what its sequence holds before position ``end``, of all of it
-        where that is None or the model's layers are recurrent; None where llama.cpp gives none.
+        """A copy of the state of its sequence before position ``end``; of all of it if that is None
+        or layers are recurrent. None if llama.cpp gives none.
 
         Bytes as `llama_state_seq_set_data` takes them. Cells are shared with a second sequence of
         the context for as long as they are copied, so only those that are wanted are.

@@ -131,7 +131,7 @@ class OnnxSequence:
     The cache stays inside ONNX Runtime: each run's ``present`` outputs are the next run's ``past``
     inputs as OrtValues, float32 (1, kv_heads, length, head_dim). They become numpy arrays only
     where `keep` cuts them. All precisions read and write the same cache, so one may prefill and
-    another go on from there.
+    another continue from there.
 
     Where layers are convolutions `keep` goes back to where a prefill began or ended, or to the
     token before; from there to the end the prompt is computed again.

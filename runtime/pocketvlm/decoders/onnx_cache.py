@@ -114,7 +114,7 @@ class OnnxCache:
 
     def fork(self) -> OnnxCache:
         """Another one that holds the same. No run writes into what an earlier one gave, so both
-        share the memory until either is cut or goes on."""
+        share the memory until either is cut or continues."""
         other = OnnxCache(self._tensors)
         other._values, other._states = list(self._values), list(self._states)
         other._length, other._spare = self._length, self._spare

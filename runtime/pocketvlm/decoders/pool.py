@@ -1,5 +1,5 @@
-"""Knows which sequences live on a decoder, from which of them a prompt goes on, and which gives its
-cache back when there are too many or memory runs short."""
+"""Knows which sequences live on a decoder, from which of them a prompt continues, and which gives
+its cache back when there are too many or memory runs short."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class SequencePool:
     """The sequences of one loaded model.
 
     Whatever lends or frees is called under the model's lock, except for `give_back`. That one may
-    run at any moment in any thread, where a stream is collected as garbage: it waits for no lock,
-    and touches nothing but the sequence that is given back.
+    run at any moment in any thread, when a stream is garbage-collected. So it waits for no lock,
+    and touches only the sequence that is given back.
 
     Args:
         decoder: what they live on.
@@ -112,8 +112,8 @@ class SequencePool:
         Args:
             conversation: whose it is, with what it holds of the conversation so far, or a further
                 one where that is lent already; None for one of no conversation.
-            prompt: what will be prefilled. The sequence then goes on from whatever begins as it
-                does, and stays after its answer. None to go on from the conversation alone.
+            prompt: what will be prefilled. The sequence then continues from whatever begins as it
+                does, and stays after its answer. None to continue from the conversation alone.
 
         Raises:
             EngineError: see `check_open`, and of an engine that cannot begin a sequence.
@@ -144,7 +144,7 @@ class SequencePool:
         if held or self._closed or self._begin_with is None or not self._limits.kept:
             return
         ids = self._begin_with()
-        # As of a prompt that goes on: of the last token of one the logits are wanted.
+        # As of a prompt that continues: of the last token of one the logits are wanted.
         if len(ids) < _LEAST or cached.shared([TokenSegment(np.append(ids, -1))]) < len(ids):
             return
         beginning = self._begun()

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 
 _MROPE = """\
-Each token has three positions, its time, its row and its column (M-RoPE), and the positions of a
-run are three planes in this order. A token of text has one number in all three, that of the token
-before plus one, from 0 on. A picture of R rows and C columns of tokens before pruning that begins
-at position p has, for its token number i (of `kept_indices`), time p, row p + floor(i / C) and
-column p + i mod C. What follows it goes on at p + max(R, C), however many of its tokens were kept:
-positions and the cache's length part there."""
+Each token has three positions: its time, its row and its column (M-RoPE). The positions of a run
+are three planes in this order. A token of text has one number in all three, one more than the token
+before, from 0 on. A picture that begins at position p has R rows and C columns of tokens before
+pruning. Its token i (of `kept_indices`) has time p, row p + floor(i / C) and column p + i mod C.
+Text after it continues at p + max(R, C), however many of its tokens were kept. Positions therefore
+differ from the cache's length."""
 
 
 class Positions(Protocol):
@@ -91,8 +91,8 @@ class MRope:
     """Time, row and column (Qwen2-VL, arXiv 2409.12191, section 2.1).
 
     Text has the same number in all three. A picture that begins at p has p as its time, p + row and
-    p + column; what follows goes on at p + max(rows, columns). Pruning changes none of that: kept
-    tokens stay where they are in the whole picture, and text goes on where that would have ended.
+    p + column; what follows continues at p + max(rows, columns). Pruning changes none of that: kept
+    tokens stay where they are in the whole picture, and text continues where that would have ended.
     """
 
     name: ClassVar[str] = "mrope"

@@ -57,8 +57,8 @@ class CachedSequence:
 
     def loses(self, shared: int) -> bool:
         """Whether something worth keeping goes where this one is left with ``shared`` tokens and
-        goes on from there: a picture, or text that is more than what stays. What was asked about a
-        picture that stays is not."""
+        continues from there: a picture, or text that is more than what stays. What was asked about
+        a picture that stays is not."""
         held = before(self._held(), self.sequence.reach(self.sequence.length))
         lost, kept = after(held, shared), before(held, shared)
         if any(isinstance(segment, EmbeddingSegment) for segment in lost):
@@ -80,7 +80,7 @@ class CachedSequence:
         self._prompt = before(other._held(), sequence.length)
 
     def shrink(self) -> None:
-        """Free what no further prompt could go on from."""
+        """Free what no further prompt could continue from."""
         if (reach := self.sequence.reach(self.sequence.length)) < self.sequence.length:
             self._prompt, self._decoded = before(self._held(), reach), []
             self.sequence.keep(reach)

@@ -36,10 +36,10 @@ class Sampling:
     place of ``do_sample=False`` and ``stop`` in place of ``stop_strings``. Those of
     ``presence_penalty``, ``frequency_penalty`` and ``logit_bias`` are OpenAI's.
 
-    None is what the checkpoint was published with: of what greedy answers go through too that
-    always holds, as in transformers' ``generate``; of temperature, ``top_k``, ``top_p``, ``min_p``
-    and ``typical_p`` where ``base`` is ``"checkpoint"``. Where it was published with nothing, the
-    setting changes nothing.
+    None is the checkpoint's published value. That always applies to what greedy answers go through
+    too, as in transformers' ``generate``. For temperature, ``top_k``, ``top_p``, ``min_p`` and
+    ``typical_p`` it applies if ``base`` is ``"checkpoint"``. Where it was published with nothing,
+    the setting changes nothing.
 
     Attributes:
         max_new_tokens: the answer ends after so many tokens, at least 1.

@@ -1,5 +1,5 @@
-"""Knows the ONNX decoder whose graphs say what attention pays to each token: by that a small model
-tells a large one which visual tokens matter (SGL, arXiv 2412.03324)."""
+"""Knows the ONNX decoder whose graphs also give their attention to each token. With it a small
+model ranks visual tokens for a large one (SGL, arXiv 2412.03324)."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class ScoringDecoder(OnnxDecoder):
 class ScoringSequence(OnnxSequence):
     """As `OnnxSequence`; it adds up what attention pays to the visual tokens of a prompt.
 
-    The rows that count are those of text: of a prefill what comes after its last picture, which is
-    all of it where the pictures lie in the cache, and each token that is decoded after it. A
-    prefill begins anew.
+    The rows that count are those of text: in a prefill those after its last picture, or all of them
+    if the pictures are in the cache; and each token that is decoded after it. A prefill begins
+    anew.
     """
 
     def __init__(self, graphs: Graphs) -> None:

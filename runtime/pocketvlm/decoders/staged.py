@@ -36,9 +36,9 @@ class StagedSequence(OnnxSequence):
     visual tokens.
 
     Which ones is decided during prefill, by what the whole prompt is: the question. So a cache that
-    has lost tokens answers that prompt and what follows it, but is no beginning of another: `keep`
-    then keeps nothing from the first picture on, and a conversation prefills its pictures again
-    with every question. It answers each as if it were asked alone.
+    has lost tokens serves that prompt and what follows it, and no other. ``keep`` then keeps
+    nothing from the first picture on, and a conversation prefills its pictures again with every
+    question. It answers each as if it were asked alone.
 
     Attributes:
         kept_prompt: of each stage the positions of those tokens of the last prefill that went on,

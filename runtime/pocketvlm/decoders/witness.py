@@ -18,8 +18,8 @@ class Witness:
     """What an answer leaves behind besides its text; a new one for each answer.
 
     Attributes:
-        log_probability: the sum over its tokens, the end of sequence among them, of the logarithm
-            of what the model gives each, whatever they were picked by.
+        log_probability: the sum of the log-probabilities that the model gives its tokens, the end
+            of sequence included, whatever they were sampled by.
         kept_indices: as `Answer` has them.
         visual_scores: of each picture what its tokens were paid, float64 (n,), see
             `pocketvlm.decoders.scoring.ScoringSequence`; empty where the decoder does not say.

@@ -1,6 +1,5 @@
-"""Knows how a file is written so that no other process ever reads half of it, and nothing that lies
-in wait beside it is written through; how text that people edit is read; what people mean by a
-path."""
+"""Knows how a file is written so that no other process reads half of it, and no link beside it is
+followed; how text that people edit is read; and what people mean by a path."""
 
 import hashlib
 import os
@@ -141,6 +140,6 @@ def _write_beside(place: Path, data: bytes, mode: int | None, *, durable: bool =
 
 
 def read_text(path: Path) -> str:
-    """The text of a file that people edit, see `decode_text`: a byte order mark is left out, lines
-    end in ``\n``; raises OSError, or ValueError with the reason where it is no UTF-8."""
+    """The text of a file that people edit, see `decode_text`, without a byte order mark and with
+    lines that end in ``\n``. Raises OSError, or ValueError with the reason if it is not UTF-8."""
     return decode_text(path.read_bytes())

@@ -38,7 +38,7 @@ def locked(path: Path, *, advice: str, setting: str = "") -> Iterator[None]:
     """Keep every other `locked` on ``path``, of any process or thread, out of the block.
 
     The lock is the operating system's, on an empty file ``.NAME.lock`` beside ``path``, so it ends
-    with the process however that ends; a lock file that a kill left behind locks nothing. Links are
+    with the process however that ends. A lock file that a kill left behind locks nothing. Links are
     followed first: two names of one file or folder share a lock. ``path`` need not exist; the
     folder that it lies in must. On a disk that knows no locks the block runs without, after a
     warning.

@@ -1,11 +1,10 @@
 """LLaVA-NeXT's tiles: the whole picture squeezed into one, and the picture cut into the grid that
 wastes least.
 
-Kept tokens are put together as FasterVLM's own code does (Zhang et al. 2024, arXiv 2412.01818, on
-LLaVA-NeXT): those of the whole picture first, in raster order, then those of the grid in raster
-order of the map that its tiles make up together. No token marks the end of a row, and those that
-fall into padding compete like any other. `AnyResUnpadded` describes how that differs from
-transformers.
+Kept tokens are joined as in FasterVLM's code (Zhang et al. 2024, arXiv 2412.01818, on LLaVA-NeXT).
+Those of the whole picture come first, in raster order; then those of the grid, in raster order of
+the map that its tiles make up together. No token marks the end of a row, and those that fall into
+padding compete like any other. `AnyResUnpadded` describes how that differs from transformers.
 """
 
 from __future__ import annotations

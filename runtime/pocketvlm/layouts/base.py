@@ -133,8 +133,8 @@ class Layout(Protocol[_Input]):
         """
 
     def grids(self) -> Sequence[TileGrid]:
-        """Every grid that pictures may be cut into, whatever their size, the one with the most
-        tiles last; with dynamic resolution that of the largest picture alone."""
+        """Every grid that pictures of any size may be cut into, the one with the most tiles last;
+        with dynamic resolution that of the largest picture alone."""
 
     def largest_size(self) -> tuple[int, int]:
         """(height, width) in pixels of a picture that takes the most tiles, or tokens, and is not
@@ -291,8 +291,8 @@ def layout_among(layout: Layout[_Input], pictures: int) -> Layout[_Input]:
 def caps_within(
     layout: Layout[Any], *, max_pixels: int | None = None, max_tiles: int | None = None
 ) -> dict[str, int | None]:
-    """Limits that suit a device, as far as a layout has them: a smaller one of its own does as
-    well, and so does the smallest that it can be given; one that it does not have is None."""
+    """Limits for a device, as far as a layout has them. A smaller one of its own is kept, and so is
+    the smallest that it allows; one that it does not have is None."""
     limits = {"max_pixels": max_pixels, "max_tiles": max_tiles}
     return {
         name: None
@@ -357,8 +357,8 @@ def tokens_of_tiles(layout: Layout, grid: TileGrid) -> list[int]:
 
 
 def budget_beside(budget: int, own: int, other: int) -> int:
-    """The tokens that a tile of another medium keeps where those of an artifact's first keep
-    ``budget`` of ``own``: as many, of ``other`` at most, and all of them where all are kept."""
+    """The tokens that a tile of another medium keeps if those of an artifact's first keep
+    ``budget`` of ``own``: as many, at most ``other``, and all of them if all are kept."""
     return other if budget == own else min(budget, other)
 
 

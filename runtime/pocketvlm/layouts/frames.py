@@ -3,8 +3,8 @@ other in time.
 
 Two ways of reading a frame, which an export chooses between by name:
 
-- ``fastervlm``, when pruning, as FasterVLM's own code (Zhang et al. 2024, arXiv 2412.01818, on
-  Video-LLaVA): [CLS] ranks the patches of each frame and is dropped, the best of each frame are
+- ``fastervlm``, when pruning, as in FasterVLM's code (Zhang et al. 2024, arXiv 2412.01818, on
+  Video-LLaVA). [CLS] ranks the patches of each frame and is dropped. The best of each frame are
   kept in raster order, and the projector reads those alone. 8 frames of 256 patches make 2048
   tokens, and k of each frame 8 k.
 - ``hf``, without pruning, as transformers' ``VideoLlavaModel.get_video_features``: [CLS] of each

@@ -63,10 +63,10 @@ the last tile, {around}. Rows of features fill the image tokens in that order.""
 class Idefics3(Prepared):
     """See `pocketvlm.layouts.base.Layout`.
 
-    Options: ``longest_edge`` in pixels; ``splits``, whether pictures are cut at all; ``resizes``,
-    whether every picture is brought to ``longest_edge`` first, else only one that is larger and is
-    cut (true where it is not stated); ``marks``, token ids by the names of `_MARKS`; ``parts``, the
-    token ids that name the part in each row and column, ``[row][column]``.
+    Options: ``longest_edge`` in pixels; ``splits``, whether pictures are cut at all. ``resizes``:
+        whether every picture is resized to ``longest_edge`` first (the default), or only a larger
+        one that is cut. ``marks``: token ids by the names of `_MARKS`. ``parts``: the token ids
+        that name the part in each row and column, ``[row][column]``.
     """
 
     name: ClassVar[str] = "idefics3"

@@ -1,5 +1,5 @@
-"""LFM2-VL's tiles: a large picture squeezed onto the grid nearest to its own proportions, cut row
-by row, then the whole of it as a thumbnail of another size, each named in the prompt.
+"""LFM2-VL's tiles: a large picture is resized to the grid nearest to its proportions and cut row by
+row. The whole of it follows as a thumbnail of another size. Each is named in the prompt.
 
 A picture that is not large is one tile of about its own size, as `MarkedResize` makes it. So is the
 thumbnail, and the vision graph runs twice for a picture that is cut.

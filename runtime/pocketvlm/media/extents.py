@@ -1,8 +1,8 @@
 """Knows by a clip's own structure whether its file ends too early: an element that states its size
 and is not all there.
 
-How long a clip is shown says nothing of that: the last frame may start long before the end that a
-header states, and sound may be longer than the pictures.
+A clip's duration does not tell: the last frame may start long before the end that a header states,
+and sound may be longer than the pictures.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ def open_picture(
 ) -> Image.Image:
     """Read a picture as an upright RGB image.
 
-    EXIF orientation is applied, the first frame of an animation is taken, 16-bit greys keep their
-    upper byte, and transparency is composited onto white, as transformers' image processors do
+    EXIF orientation is applied, the first frame of an animation is taken, and 16-bit greys keep
+    their upper byte. Transparency is composited onto white, as transformers' image processors do
     since version 5. No other note in the file is read. A picture that takes too much memory may be
     read at a fraction of its size, see `PictureLimits.max_memory` and `whole_size`.
 

@@ -1,5 +1,5 @@
-"""Knows in how many pieces a picture file comes where Pillow's Python code would read each before
-it reaches a pixel: a file of nothing but them keeps it busy for minutes."""
+"""Knows how many pieces a picture file has that Pillow's Python code would read before it reaches a
+pixel. A file of nothing but them keeps it busy for minutes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _PPM_MOST_HEAD = 65_536  # bytes
 
 
 def count_pieces(data: bytes) -> int:
-    """Pieces before the pixels of a GIF, PPM or JPEG 2000 file, as far as `MOST_PIECES` and one
-    more; 1 of other files, which have none or are read by C code."""
+    """Pieces before the pixels of a GIF, PPM or JPEG 2000 file, counted up to ``MOST_PIECES`` and
+    one more. 1 for other files, which have none or are read by C code."""
     if data.startswith((b"GIF87a", b"GIF89a")):
         return _pieces_of_gif(data)
     if data[:1] == b"P" and data[1:2] in b"123456Ffy" and len(data) > _PPM_MOST_HEAD:

@@ -29,8 +29,8 @@ _16_BIT_FORMATS = frozenset({"PNG", "PPM"})  # whose greys beyond 8 bits Pillow 
 
 
 def orientation_of(image: Image.Image) -> int:
-    """EXIF's orientation of an image that a caller made or opened; 1 where the notes are no help,
-    as whatever is wrong with them is no fault of the picture."""
+    """EXIF's orientation of an image that a caller made or opened; 1 if the metadata cannot be
+    read, because a fault in it is not one of the picture."""
     try:
         # Of the base class: a format's own would decode the picture to look for further notes.
         stated = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)

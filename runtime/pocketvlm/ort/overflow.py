@@ -23,14 +23,13 @@ def integer_options() -> dict[str, str]:
     """Session configuration entries that keep int8 graphs right on this CPU.
 
     x86 CPUs with AVX2 and without VNNI multiply unsigned by signed bytes by an instruction that
-    adds two products in 16
-    bits: up to 2 x 255 x 127, which is cut at 32767. With ``session.x64quantprecision`` ONNX
-    Runtime makes such weights unsigned when it opens a graph, and takes another instruction.
-    Measured with 1.31 under ``qemu-x86_64 -cpu
-    Haswell``: products of large weights are off by up to 31 % without it, by the 0.2 % of any other
-    CPU with it. It is no entry for every CPU: with VNNI and AMX, where nothing overflows, an int8
-    CLIP-L tower took 2.7 times as long. Weights of 7 bits (reduce_range) would avoid the overflow
-    too, at the cost of a bit on every CPU.
+    adds two products in 16 bits. These are up to 2 x 255 x 127 and are cut at 32767. With
+    ``session.x64quantprecision`` ONNX Runtime makes such weights unsigned when it opens a graph,
+    and takes another instruction. Measured with 1.31 under ``qemu-x86_64 -cpu Haswell``: products
+    of large weights are off by up to 31 % without it, by the 0.2 % of any other CPU with it. It is
+    no entry for every CPU: with VNNI and AMX, where nothing overflows, an int8 CLIP-L tower took
+    2.7 times as long. Weights of 7 bits (reduce_range) would avoid the overflow too, at the cost of
+    a bit on every CPU.
     """
     return {"session.x64quantprecision": "1"} if overflows() else {}
 

@@ -44,10 +44,10 @@ def open_session(
 ) -> ort.InferenceSession:
     """Open one graph of an artifact.
 
-    External weights lie beside the graph and are memory-mapped by ONNX Runtime. Nothing that it
-    makes of them is kept for the next time: optimized and prepacked graphs of CLIP-L and a 0.5B
-    decoder open 0.4 s sooner, and take the disk space of the weights once more. No session option
-    is read from the artifact: a graph may carry options in its metadata, which are ignored.
+    External weights lie beside the graph and are memory-mapped by ONNX Runtime. Optimized graphs
+    are not kept for the next time: those of CLIP-L and a 0.5B decoder, prepacked, open 0.4 s
+    faster, and take the disk space of the weights once more. No session option is read from the
+    artifact: a graph may carry options in its metadata, which are ignored.
 
     Args:
         artifact: the opened artifact; ``name`` must be listed in its manifest.
@@ -118,7 +118,7 @@ def ort_errors(what: str) -> Iterator[None]:
 
 
 def check_set_up(graph: str, requested: Sequence[str], present: Sequence[str]) -> None:
-    """Raise `EngineError` where ONNX Runtime goes on without a provider that was asked for: it
+    """Raise `EngineError` where ONNX Runtime continues without a provider that was asked for: it
     writes to its log that its libraries are missing, and takes the next one."""
     for provider in requested:
         if provider not in present:

@@ -39,8 +39,8 @@ def ensure_trusted(
     decoder: str | None = None,
     decoder_precision: str | None = None,
 ) -> None:
-    """Run the self-test of the graphs that a model loaded so answers with, where it has not passed
-    here before; nothing is done where the CPU provider computes alone.
+    """Run the self-test of the graphs that this model answers with, unless it has passed here
+    before, or the CPU provider computes alone.
 
     A pass is remembered in the user's cache folder, for this artifact, device, ONNX Runtime,
     providers and their options. A failure is not: it is found out each time.

@@ -27,7 +27,7 @@ from pocketvlm.server.settings import Settings, read_settings
 
 _Result = TypeVar("_Result")
 _PING = 15  # seconds between two comments that keep a silent stream open
-# Streams go on so long when the server ends: they end by themselves before, see `running.GRACE`.
+# Streams continue so long when the server ends: they end by themselves before, see `running.GRACE`.
 _ENDING = 30
 
 

@@ -1,5 +1,5 @@
-"""Knows the model's process from the server's side: it is started, asked, and started again when it
-dies; no answer waits for one that is gone."""
+"""Knows the model's process from the server's side: it is started, gets requests, and is restarted
+when it dies. No answer waits for a dead process."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class Engine(Protocol):
 class ModelProcess:
     """Starts and asks the model's process, see `Engine`.
 
-    A thread of its own reads what the process writes, and starts the next one when it dies: at
-    once where it had worked for a while, after a pause that doubles where it had not.
+    A separate thread reads what the process writes, and starts the next one when it dies. It does
+    so at once if the process had worked for a while, else after a pause that doubles each time.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -214,7 +214,7 @@ class ModelProcess:
         except (EOFError, OSError, ValueError, KeyError) as error:
             _log.debug("nothing more comes from the model's process (%r)", error)
         process.join(_CLOSING)
-        process.kill()  # where it wrote nonsense and goes on
+        process.kill()  # where it wrote nonsense and continues
         process.join()
         self._fail_all()
         outgoing.put(None)

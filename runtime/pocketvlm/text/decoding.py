@@ -53,8 +53,8 @@ class TextDecoder:
 def text_decoder(decoder: decoders.Decoder | None) -> TextDecoder | None:
     """The decoder of a tokenizer as one that works token by token.
 
-    None where one of its steps may change any text that came before, or is not of the kinds that
-    language models have: such a text is whole only at its end.
+    None if one of its steps may change any earlier text, or is not of the kinds that language
+    models have: such a text is complete only at its end.
     """
     if decoder is None:
         return TextDecoder([_Spaced()])

@@ -196,8 +196,8 @@ class Prompter:
 
     @functools.cached_property
     def beginning(self) -> npt.NDArray[np.int64]:
-        """Token ids int64 (n,) that prompts begin with where no system text is given, whatever they
-        ask and whether they have a picture; none where two prompts have no beginning in common."""
+        """Token ids int64 (n,) that all prompts without a system text begin with, with or without a
+        picture; none if two prompts have no common beginning."""
         try:
             one = self.encode("alpha", {self._medium: 1})
             other = self.encode("1 omega")
@@ -215,8 +215,8 @@ class Prompter:
     def _parts(self, prompt: str) -> list[Mapping[str, str]]:
         """A prompt as parts of a message.
 
-        A picture that it places becomes a part of its own, so that the template writes around it
-        what belongs there; where the template would move it, it becomes that text itself instead.
+        A picture that it places becomes a separate part, so that the template writes around it what
+        belongs there. If the template would move it, it becomes that text itself.
         """
         media = {PLACEHOLDERS[medium]: medium for medium in self._tokens}
         if not any(placeholder in prompt for placeholder in media) or not self._walks_parts:

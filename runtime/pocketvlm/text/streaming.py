@@ -68,9 +68,10 @@ class Detokenizer:
     """Turns token ids into text pieces whose concatenation equals decoding all ids at once, up to
     the first stop text.
 
-    A piece is held back until no later token can change it: bytes until their character is whole,
-    and with byte fallback until a row of bytes ends. Where the tokenizer's decoder may change text
-    far back, the text comes at its end. A token costs the same however many came before.
+    A piece is held back until no later token can change it. Bytes wait until their character is
+    complete, and with byte fallback until a row of bytes ends. Where the tokenizer's decoder may
+    change text far back, the text comes at its end. A token costs the same however many came
+    before.
 
     Args:
         tokenizer: of the model; special tokens are no text, so no stop text is found in them. Ids

@@ -1,5 +1,5 @@
-"""Knows which tokenizer.json may be read: steps of known kinds, few of them, none of which lets a
-text grow or takes time out of proportion to it."""
+"""Knows which tokenizer.json may be read: a few steps of known kinds. None of them lets a text grow
+or takes time out of proportion to it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Knows how much work a chat template has done, and stops it: every value that it makes is charged
-by its size before it is made."""
+"""Knows how much work a chat template has done, and stops it. Every value is charged by its size
+before it is made."""
 
 from __future__ import annotations
 

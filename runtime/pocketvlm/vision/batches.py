@@ -1,5 +1,5 @@
-"""Knows how a picture is encoded whose tiles may have several sizes: the vision graph runs once for
-each, and what it gives is joined in the order of the prompt."""
+"""Knows how a picture is encoded whose tiles may have several sizes. The vision graph runs once for
+each size, and its outputs are joined in the order of the prompt."""
 
 from __future__ import annotations
 

@@ -51,11 +51,11 @@ class VisionFeatures:
         """The same pictures at a smaller budget j: the j best scores, ties to the lower index, in
         raster order.
 
-        Exact for nested methods, where the set kept at j is a subset of the set kept at k >= j and
-        a kept token's feature does not depend on which others are kept. An int8 graph measures its
-        activations over all the tokens that it keeps: there the features are those of a graph made
-        for j within that precision, the kept set is equal. Pictures that are `complete` and have
-        no more than j tokens stay as they are.
+        Exact for nested methods: the set kept at j is a subset of the set kept at k >= j, and a
+        kept token's feature does not depend on which others are kept. An int8 graph measures its
+        activations over all the tokens that it keeps. There the kept set is equal, and the features
+        equal those of a graph made for j within that precision. Pictures that are `complete` and
+        have no more than j tokens stay as they are.
 
         Raises:
             PocketVLMError: ``budget`` lies outside 1..k, or the method is not nested.

@@ -97,8 +97,8 @@ class TokenSelector:
 
         Args:
             candidates: all their tokens, from `VisionEncoder.encode`.
-            question: token ids int64 (T,) of the user's text, without template; none is a question
-                that nothing is known of, by which no token is more relevant than another.
+            question: token ids int64 (T,) of the user's text, without template; without any, no
+                token is more relevant than another.
 
         Raises:
             EngineError: ONNX Runtime failed, or what it gave is not what was asked for.

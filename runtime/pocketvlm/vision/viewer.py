@@ -173,12 +173,11 @@ class Viewer:
     ) -> EmbeddingSegment:
         """As `encode`, of a picture that this one prepared.
 
-        The tiles of one picture and size are encoded together and never with those of another:
-        memory stays that of one, and a quantized graph's activation scales, taken over a whole
+        The tiles of one picture and size are encoded together and never with those of another. So
+        memory stays that of one picture. A quantized graph's activation scales, taken over a whole
         batch, do not let one picture change another's features. Features that are ``cached`` come
-        from the feature cache and go there; where the method reads the prompt those are of all
-        tokens, and which of them are kept is no part of the cache. One thread at a time may call
-        this.
+        from the feature cache and go there. If the method reads the prompt, those are of all
+        tokens, and the selection is not part of the cache. One thread at a time may call this.
         """
         grid, layout = picture.grid, picture.layout
         selected = picture.features

@@ -1,5 +1,5 @@
-"""Knows the libraries that the page runs on: which files of which npm packages, and how they are
-fetched once without npm, checked against the page's lock file.
+"""Knows the libraries that the page needs: which files of which npm packages. They are fetched once
+without npm, and checked against the page's lock file.
 
 They are kept in the user's cache folder, a folder for each version. Nothing of a package is run.
 """

@@ -1,5 +1,5 @@
-"""Which decoders answer where none is asked for: said with the reason, kept by a run that goes on,
-and no matter of llama.cpp."""
+"""Which decoders answer where none is asked for: said with the reason, kept by a run that
+continues, and no matter of llama.cpp."""
 
 import dataclasses
 import json

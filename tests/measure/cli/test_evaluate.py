@@ -164,4 +164,5 @@ def test_answers_that_are_there_are_not_overwritten(artifact_dir, data):
     assert run(artifact_dir, data).exit_code == 0
     result = run(artifact_dir, data)
     assert result.exit_code == 1
-    assert "answers-set-artifact.jsonl exists already: go on with it by --resume" in result.stderr
+    expected = "answers-set-artifact.jsonl exists already: continue with it by --resume"
+    assert expected in result.stderr

@@ -1,4 +1,4 @@
-"""Questions to two models: who answered is written down, counted and scored, and a run goes on
+"""Questions to two models: who answered is written down, counted and scored, and a run continues
 where it was."""
 
 import json

@@ -137,7 +137,7 @@ def test_more_questions_and_budgets_of_the_same_set_go_on_too(
 def test_answers_to_other_questions_or_conditions_are_not_taken(asked, write_set, tmp_path):
     data, answers = read_questions(write_set()), tmp_path / "a.jsonl"
     evaluate(data, asked, EXACT, answers, Inline(), max_new_tokens=3)
-    with pytest.raises(PocketVLMError, match="exists already: go on with it by --resume"):
+    with pytest.raises(PocketVLMError, match="exists already: continue with it by --resume"):
         evaluate(data, asked, EXACT, answers, Inline(), max_new_tokens=3)
     with pytest.raises(PocketVLMError, match="answered with max_new_tokens 3: expected 4"):
         evaluate(data, asked, EXACT, answers, Inline(), max_new_tokens=4, resume=True)

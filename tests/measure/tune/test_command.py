@@ -44,7 +44,7 @@ def test_it_prints_what_was_tried_and_the_command_to_use(tune, here):
     assert "answers: tuning-set-artifact.jsonl; times: tuning-set-artifact.times" in result.stderr
     again = tune("--max-loss", 100, "--budget", "12,3")
     assert again.exit_code == 1
-    assert "exists already: go on with it by --resume" in again.stderr
+    assert "exists already: continue with it by --resume" in again.stderr
 
 
 def test_json_has_every_candidate_and_goes_on(tune):
@@ -106,8 +106,8 @@ def test_a_short_time_makes_no_choice_and_says_how_to_go_on(tune, monkeypatch):
     assert result.exit_code == 1
     assert result.stdout.startswith("no choice made: 3 of 3 settings were not timed\n")
     assert "3 not reached: the time was up" in result.stdout
-    (line,) = (line for line in result.stderr.splitlines() if line.startswith("go on: "))
-    assert line.startswith("go on: pocketvlm tune ")
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("continue: "))
+    assert line.startswith("continue: pocketvlm tune ")
     assert line.endswith("--threads 2 --time 2s --resume")
 
 

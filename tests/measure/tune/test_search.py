@@ -186,7 +186,7 @@ def test_the_time_ends_it_and_it_says_what_was_not_reached():
     assert tuning.chosen == tuning.baseline
     verdicts = {one.verdict for one in tuning.evidence}
     assert verdicts <= {"loses more", "likely loses more", "undecided", "not reached"}
-    assert any("go on with --resume" in line for line in outcome(tuning))
+    assert any("continue with --resume" in line for line in outcome(tuning))
     never = tune(Replay(settings, 0), TuneLimits(time=1))
     assert never.time_up
     assert {one.verdict for one in never.evidence} <= {"not reached"}

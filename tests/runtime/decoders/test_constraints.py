@@ -197,7 +197,7 @@ def test_answers_do_not_share_their_state():
     ]
     for model in models_:
         model.answer(1)
-    # Each goes on from its own first token.
+    # Each continues from its own first token.
     assert [each.answer(MOST)[0][-1] for each in models_] == [ids[-1] for ids, _ in alone]
 
 

@@ -148,7 +148,7 @@ TAKEN = HOSTILE.keys() - REFUSED
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_schemas_are_taken_or_refused_in_words(name):
-    """And the process goes on; what takes too long ends in a refusal too."""
+    """And the process continues; what takes too long ends in a refusal too."""
     if name in TAKEN:
         assert Sampling(json_schema=HOSTILE[name]).json_schema
     else:

@@ -125,5 +125,5 @@ def test_a_picture_that_is_seen_both_ways_is_a_batch_of_its_own(segments, limit)
 def test_a_picture_that_is_seen_both_ways_is_never_divided():
     segments = [text(3), picture(4, 5)]
     numbers, _ = Track(positions_named("contiguous"), "pictures").extended(segments)
-    with pytest.raises(EngineError, match="20 tokens of a picture see each other"):
+    with pytest.raises(EngineError, match="20 tokens of a picture attend to each other"):
         list(batches(segments, numbers, planes=1, limit=19, attention="pictures"))

@@ -1,5 +1,5 @@
-"""What a prompt goes on from: logits as of a sequence that reads all of it, whatever was read, left
-and forgotten before."""
+"""What a prompt continues from: logits as of a sequence that reads all of it, whatever was read,
+left and forgotten before."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Nothing goes on, so that no score matters."""
+"""Nothing is kept, so that no score matters."""
 
 import numpy as np
 

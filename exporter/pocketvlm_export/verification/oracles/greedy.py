@@ -44,9 +44,8 @@ class InOrder(Ranking):
 class Picks(InOrder):
     """Picks of which each has a value, and the largest is to be picked.
 
-    Whether a graph's picks are right is asked of each by itself, given those before it: two patches
-    that are worth about as much may be picked in either order, and all later picks may then be
-    others.
+    Each of a graph's picks is checked by itself, given those before it. Two patches that are worth
+    about as much may be picked in either order, and all later picks may then differ.
     """
 
     @abstractmethod

@@ -1,5 +1,5 @@
 """Knows what weighted methods read of a picture: the features that they compare, and the attention
-they weigh patches by."""
+they weight patches by."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which tokens each way of `pocketvlm_export.tower_stages` should let go on, written again in numpy
+"""Which tokens each way of `pocketvlm_export.tower_stages` should keep, written again in numpy
 and float64.
 
 Each way of `TOWER_STAGES` has a module of its name here, with a function ``choose``.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-# Distance within which rounding decides which of two tokens goes on: the gate's bound of a tie.
+# Distance within which rounding decides which of two tokens is kept: the gate's bound of a tie.
 TIE = 1e-6
 _MOST = 8  # other choices that are followed up: each is a run of the tower
 
@@ -48,24 +48,24 @@ class Layer:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which of n tokens go on.
+    """Which of n tokens are kept.
 
     Attributes:
         kept: their numbers among the n, ascending.
-        otherwise: what else may go on, where rounding decides.
+        otherwise: what else may be kept, where rounding decides.
     """
 
     kept: Ints
     otherwise: tuple[Ints, ...] = ()
 
 
-# The layers up to the one that tokens are ranked in, which is the last, and how many go on. A way
-# that adds up no scores is given the last alone.
+# The layers up to the one that tokens are ranked in, which is the last, and how many are kept. A
+# way that adds up no scores is given the last alone.
 Chooser = Callable[[Sequence[Layer], int], Choice]
 
 
 def best(scores: Doubles, keep: int) -> Choice:
-    """Let the highest go on, ties to the lower index; otherwise each other that is as high as the
+    """Keep the highest, ties to the lower index; otherwise each other that is as high as the
     last of them, in its place."""
     kept, others = cut(scores, keep, TIE * float(np.abs(scores).max()))
     return Choice(kept, distinct(kept, others))

@@ -29,7 +29,7 @@ def choose(layers: Sequence[Layer], keep: int) -> Choice:
 
 
 def _drop(keys: Doubles, left: Ints, keep: int) -> tuple[Ints, list[Ints]]:
-    """Drop of what is ``left``; returns what goes on, and what else could be left after a round."""
+    """Drop of what is ``left``; returns what is kept, and what else could be left after a round."""
     doubtful: list[Ints] = []
     while len(left) > keep:
         sums = (keys[left] @ keys[left].T).sum(axis=1)

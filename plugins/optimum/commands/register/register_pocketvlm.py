@@ -15,7 +15,7 @@ REGISTER_COMMANDS: list[Any] = []
 try:
     from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
     from optimum.commands.export.base import ExportCommand
-except Exception:  # noqa: BLE001, S110 - another release of optimum: its own commands go on
+except Exception:  # noqa: BLE001, S110 - another release of optimum: its own commands continue
     pass
 else:
 

@@ -16,6 +16,6 @@ class Engine(Protocol):
         """Each task with its replies, as they come.
 
         Raises:
-            PocketVLMError: a worker cannot go on.
+            PocketVLMError: a worker cannot continue.
         """
         ...

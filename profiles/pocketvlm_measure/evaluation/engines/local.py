@@ -61,7 +61,7 @@ class Processes:
         except BrokenProcessPool as error:
             raise EngineError(
                 "a worker process was ended from outside, perhaps for want of memory",
-                advice="go on with --resume and fewer --workers",
+                advice="continue with --resume and fewer --workers",
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

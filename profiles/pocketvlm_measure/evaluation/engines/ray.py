@@ -99,6 +99,6 @@ def _result(ray: Any, reference: Any) -> list[Reply]:
     except ray.exceptions.RayError as error:
         raise EngineError(
             f"a worker on the cluster was lost {_RETRIES + 1} times ({type(error).__name__})",
-            advice="go on with --resume",
+            advice="continue with --resume",
         ) from error
     return replies

@@ -18,13 +18,25 @@ _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 def replace_section(path: Path, name: str, text: str) -> None:
     """Put ``text`` between the markers of ``name``; ValueError when the file has no such
     markers."""
-    pattern = re.compile(
-        rf"(<!-- {re.escape(name)} -->\n).*?(<!-- /{re.escape(name)} -->)", re.DOTALL
+    page, count = _pattern(name).subn(
+        lambda match: f"{match[1]}{text}\n{match[3]}", path.read_text()
     )
-    page, count = pattern.subn(lambda match: f"{match[1]}{text}\n{match[2]}", path.read_text())
     if count != 1:
         raise ValueError(f"{path} has {count} sections '{name}'; expected one '<!-- {name} -->'")
     replace_file(path, page.encode())
+
+
+def section(path: Path, name: str) -> str:
+    """The text between the markers of ``name``; ValueError when the file has no such markers."""
+    if (match := _pattern(name).search(path.read_text())) is None:
+        raise ValueError(f"{path} has no section '{name}'")
+    return match[2].removesuffix("\n")
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    return re.compile(
+        rf"(<!-- {re.escape(name)} -->\n)(.*?)(<!-- /{re.escape(name)} -->)", re.DOTALL
+    )
 
 
 @click.command()

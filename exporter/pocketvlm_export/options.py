@@ -26,6 +26,14 @@ _VISION_KINDS = (metadata.VISION_ENCODER, metadata.CANDIDATES, metadata.SELECTOR
 class ExportOptions:
     """What to export; the first value of each list is the artifact's default.
 
+    >>> from pocketvlm_export import ExportOptions
+    >>> options = ExportOptions("scope", budgets=(14,), vision_precisions=("int8",))
+    >>> options.decoder_precisions
+    ('fp32',)
+    >>> ExportOptions(decoder_precisions=("int3",))
+    Traceback (most recent call last):
+    pocketvlm.errors.RequestError: decoder precision 'int3' is unknown: choose from fp32, ...
+
     Attributes:
         pruner: name of a method in `pocketvlm_export.pruning`; None for the family's default.
         pruner_options: the method's own options, as text.

@@ -33,7 +33,19 @@ from pocketvlm_export.verification import (
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export wrote: where, and the manifest that was published with it."""
+    """What an export wrote: where, and the manifest that was published with it.
+
+    >>> from pocketvlm import Artifact
+    >>> from pocketvlm_export import ExportReport
+    >>> artifact = Artifact.open("demo-vlm")
+    >>> report = ExportReport(artifact.root, artifact.manifest)
+    >>> report.to_dict()["pruning"]["method"]
+    'scope'
+
+    Attributes:
+        output: the folder.
+        manifest: what is in it, with the figures of the parity gate.
+    """
 
     output: Path
     manifest: Manifest
@@ -64,6 +76,11 @@ def export(
     kept: KeptFiles | None = None,
 ) -> ExportReport:
     """Export ``model`` (folder, Hub id or ``demo``) to the folder ``output``, whole or not at all.
+
+    >>> from pocketvlm_export import ExportOptions, export
+    >>> report = export("demo-guide", "guide-alone", ExportOptions("uniform", budgets=(14,)))
+    >>> report.output.name, report.manifest.pruning.budgets
+    ('guide-alone', (14,))
 
     Args:
         model: the checkpoint.

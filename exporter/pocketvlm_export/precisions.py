@@ -65,8 +65,8 @@ class Precision:
         calibrated: whether its pass takes the ranges of activations, measured on pictures that
             whoever exports gives.
         shares_head: whether the table of a tied checkpoint is the very bytes of the decoder's head,
-            and stored once. A browser, which loads one weights file per graph, then needs a table of
-            another precision.
+            and stored once. A browser, which loads one weights file per graph, then needs a table
+            of another precision.
     """
 
     name: str
@@ -120,7 +120,8 @@ PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision i
               table_cosine=0.9999, vision=VisionBounds(cosine=0.999, overlap=0.9, near=0.02),
               shares_head=True),
     # Dynamic: weights signed and per channel, activations unsigned and measured as they come. An
-    # integer tower of random weights ranks patches that hardly differ. A table has one scale per row.
+    # integer tower of random weights ranks patches that hardly differ. A table has one scale per
+    # row.
     Precision("int8", "_quantized", 8.1, _ALL, "int8", "q8", 1.6, _INT8,
               logits_cosine=0.95, table_cosine=0.99,
               vision=VisionBounds(cosine=0.99, overlap=0.8, near=0.1), note=_RUNS),

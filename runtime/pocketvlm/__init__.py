@@ -2,8 +2,9 @@
 no torch.
 
 >>> from pocketvlm import VLM
->>> vlm = VLM.load("my-artifact")
->>> vlm.generate("What is in the picture?", images=["photo.jpg"]).text
+>>> vlm = VLM.load("demo-vlm")
+>>> vlm.generate("What colour is the circle?", images=["examples/scene-2.png"]).text
+' blue'
 """
 
 import importlib

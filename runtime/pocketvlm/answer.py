@@ -62,6 +62,15 @@ class Timings(TypedDict):
 class Answer:
     """One generated answer.
 
+    >>> from pocketvlm import VLM
+    >>> answer = VLM.load("demo-vlm").generate("What is red?", images=["examples/scene-3.png"])
+    >>> answer.visual_tokens, answer.tokens_per_picture
+    ({'before': 144, 'after': 36}, [36])
+    >>> len(answer.kept_indices[0]), answer.finish_reason, answer.decoder
+    (36, 'stop', 'onnx fp32')
+    >>> answer.timings_ms["ttft"] <= answer.timings_ms["total"]
+    True
+
     Attributes:
         text: the answer without special tokens.
         token_ids: all tokens generated, with the end-of-sequence token where there is one.
@@ -103,6 +112,12 @@ class Answer:
 @dataclass(frozen=True, kw_only=True)
 class GuidedAnswer(Answer):
     """One generated answer of two models; the small one, the guide, answered first.
+
+    >>> from pocketvlm import VLM, Guided
+    >>> pair = Guided(VLM.load("large"), VLM.load("small"), confidence=0.9)
+    >>> answer = pair.generate("What shape is red?", images=["examples/scene-3.png"])
+    >>> answer.answered_by, answer.confidence > 0.9, answer.guide.text
+    ('guide', True, ' circle')
 
     ``timings_ms`` are those of the model that answered. ``ttft`` and ``total`` count from the
     beginning and include the guide's whole answer, because only its end decides who answers.

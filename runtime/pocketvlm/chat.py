@@ -48,6 +48,15 @@ class _Exchange:
 class Chat:
     """A conversation about pictures, from `pocketvlm.VLM.chat`.
 
+    >>> from pocketvlm import VLM
+    >>> chat = VLM.load("demo-vlm").chat()
+    >>> chat.ask("How many objects are there?", images=["examples/scene-3.png"]).text
+    ' three'
+    >>> chat.ask("What colour is the circle?").prompt_tokens  # most of them are in the KV cache
+    {'total': 62, 'cached': 50}
+    >>> [message["role"] for message in chat.messages]
+    ['user', 'assistant', 'user', 'assistant']
+
     The prompt of every answer is the whole conversation, as the chat template renders it. Each
     conversation has its own KV cache, so only the new part is computed. It begins with what other
     answers of the model have left, see `SequenceLimits`. No picture is encoded twice, with one

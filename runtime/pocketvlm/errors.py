@@ -15,6 +15,13 @@ class PocketVLMError(Exception):
     As text it is one line, ``found: expected ...; advice``. The command line prints it without a
     traceback (unless ``--debug``) and exits with ``exit_code``.
 
+    >>> from pocketvlm import VLM, PocketVLMError
+    >>> try:
+    ...     VLM.load("demo-vlm").generate("What is it?", budget=99)
+    ... except PocketVLMError as error:
+    ...     print(error.found, "|", error.advice, "|", error.setting)
+    budget 99 is not served by the loaded graph (1..36) | load with that budget | budget
+
     Attributes:
         found: what is wrong.
         expected: what would be right, as words that follow "expected"; empty if ``found`` says it.
@@ -52,23 +59,52 @@ class PocketVLMError(Exception):
 
 
 class CheckpointError(PocketVLMError):
-    """A checkpoint that cannot be exported: incomplete, damaged, of an unsupported kind."""
+    """A checkpoint that cannot be exported: incomplete, damaged, of an unsupported kind.
+
+    >>> from pocketvlm_export import export
+    >>> export("examples", "of-no-checkpoint")
+    Traceback (most recent call last):
+    pocketvlm.errors.CheckpointError: ...examples has no config.json: give the folder of ...
+    """
 
 
 class ArtifactError(PocketVLMError):
-    """An artifact that cannot be used: incomplete, altered, mixed up, of another version."""
+    """An artifact that cannot be used: incomplete, altered, mixed up, of another version.
+
+    >>> from pocketvlm import VLM
+    >>> VLM.load("examples")
+    Traceback (most recent call last):
+    pocketvlm.errors.ArtifactError: examples has no pocketvlm.json: give a folder written by ...
+    """
 
 
 class PictureError(PocketVLMError):
-    """A picture or clip that cannot be read, or that is beyond a limit."""
+    """A picture or clip that cannot be read, or that is beyond a limit.
+
+    >>> from pocketvlm import VLM
+    >>> VLM.load("demo-vlm").generate("What is it?", images=["examples/questions.jsonl"])
+    Traceback (most recent call last):
+    pocketvlm.errors.PictureError: examples/questions.jsonl is not a picture this can read: ...
+    """
 
 
 class RequestError(PocketVLMError):
-    """A question, setting or option that this artifact or this version cannot serve."""
+    """A question, setting or option that this artifact or this version cannot serve.
+
+    >>> from pocketvlm import VLM
+    >>> VLM.load("demo-vlm", decoder="llama.cpp")
+    Traceback (most recent call last):
+    pocketvlm.errors.RequestError: decoder engine 'llama.cpp' is not in this artifact, ...
+    """
 
 
 class EngineError(PocketVLMError):
-    """An engine that is missing, or that failed while it computed."""
+    """An engine that is missing, or that failed while it computed.
+
+    >>> from pocketvlm.errors import EngineError, PocketVLMError
+    >>> issubclass(EngineError, PocketVLMError), EngineError.exit_code
+    (True, 1)
+    """
 
 
 _CLASSES = {

@@ -27,8 +27,11 @@ from pocketvlm.vlm import VLM
 class Guided:
     """A large model and its guide.
 
-    >>> guided = Guided(VLM.load("large"), VLM.load("small"), confidence=0.9)
-    >>> guided.generate("What is in the picture?", images=["photo.jpg"]).answered_by
+    >>> from pocketvlm import VLM, Guided
+    >>> guided = Guided(VLM.load("large"), VLM.load("small"))
+    >>> answer = guided.generate("What shape is red?", images=["examples/scene-3.png"])
+    >>> answer.text, answer.answered_by, answer.visual_tokens
+    (' circle', 'model', {'before': 144, 'after': 144, 'stages': [57]})
 
     The guide answers every question first, greedily. If it is sure enough, its answer is the
     result, and the large model only prepares its prompt. Otherwise the large model answers. A

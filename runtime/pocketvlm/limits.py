@@ -32,6 +32,12 @@ class _Checked:
 class PictureLimits(_Checked):
     """What is refused before a picture is decoded.
 
+    >>> from pocketvlm import VLM, Limits, PictureLimits
+    >>> vlm = VLM.load("demo-vlm", limits=Limits(pictures=PictureLimits(max_pixels=1_000)))
+    >>> vlm.generate("What is it?", images=["examples/scene-2.png"])
+    Traceback (most recent call last):
+    pocketvlm.errors.PictureError: examples/scene-2.png has over 2000 pixels, the limit is 1000: ...
+
     Attributes:
         max_bytes: size of the file.
         max_pixels: width times height.
@@ -64,6 +70,10 @@ class PictureLimits(_Checked):
 class VideoLimits(_Checked):
     """What is refused before and while a clip is decoded.
 
+    >>> from pocketvlm import Limits, VideoLimits
+    >>> Limits(videos=VideoLimits(max_seconds=20)).videos.max_frames
+    100000
+
     Attributes:
         max_bytes: size of the file.
         max_pixels: width times height of a frame.
@@ -83,6 +93,10 @@ class VideoLimits(_Checked):
 class FeatureLimits(_Checked):
     """Features of pictures that are kept; beyond a limit the least recently used are dropped first.
 
+    >>> from pocketvlm import VLM, FeatureLimits, Limits
+    >>> few = Limits(features=FeatureLimits(memory_bytes=8 << 20, disk_bytes=64 << 20))
+    >>> vlm = VLM.load("demo-vlm", limits=few, feature_cache="kept-features")
+
     Attributes:
         memory_bytes: in memory.
         disk_bytes: in the folder of the feature cache, where there is one.
@@ -95,6 +109,12 @@ class FeatureLimits(_Checked):
 @dataclass(frozen=True)
 class SequenceLimits(_Checked):
     """Keys and values that a model's sequences keep, so that they need not be computed again.
+
+    >>> from pocketvlm import VLM, Limits, SequenceLimits
+    >>> vlm = VLM.load("demo-vlm", limits=Limits(sequences=SequenceLimits(kept=1)))
+    >>> first = vlm.generate("What is red?", images=["examples/scene-3.png"])
+    >>> vlm.generate("How many objects are there?", images=["examples/scene-3.png"]).prompt_tokens
+    {'total': 49, 'cached': 41}
 
     Each `Chat` keeps its own sequence. Of other questions the model keeps the latest ``kept``
     sequences. A new prompt continues from the one with the longest common beginning, or from a copy
@@ -119,6 +139,7 @@ class SequenceLimits(_Checked):
 class Limits:
     """Every limit of a loaded model; each part has defaults of its own.
 
+    >>> from pocketvlm import Limits, PictureLimits, VideoLimits
     >>> Limits(pictures=PictureLimits(max_bytes=8 << 20)).videos == VideoLimits()
     True
 

@@ -38,6 +38,13 @@ from pocketvlm.vision.viewer import Viewer
 class VLM:
     """A vision-language model loaded from an artifact.
 
+    >>> from pocketvlm import VLM
+    >>> vlm = VLM.load("demo-vlm")
+    >>> vlm.generate("What colour is the circle?", images=["examples/scene-2.png"]).text
+    ' blue'
+    >>> vlm.budget, vlm.decoder
+    (36, 'onnx fp32')
+
     **Threads.** Any number of threads may use one object at once, and any number of streams may be
     open: every answer is what it would be alone. Each answer has its own KV cache, and each `Chat`
     one that lasts. The engines compute one step at a time: one picture encoded, one prefill, one
@@ -123,6 +130,11 @@ class VLM:
         once: bool = False,
     ) -> Self:
         """Load an artifact.
+
+        >>> from pocketvlm import VLM, EngineSettings
+        >>> vlm = VLM.load("demo-vlm", budget=14, context=256, settings=EngineSettings(threads=1))
+        >>> vlm.budget
+        14
 
         Args:
             path: a folder written by `pocketvlm export`.
@@ -234,20 +246,23 @@ class VLM:
     ) -> Answer:
         """Answer a question about pictures, about clips if the model reads them, or about neither.
 
-        >>> vlm.generate("What is in the picture?", images=["photo.jpg"]).text
+        >>> from pocketvlm import VLM, Sampling
+        >>> vlm = VLM.load("demo-vlm")
+        >>> vlm.generate("What shape is red?", images=["examples/scene-3.png"], budget=14).text
+        ' circle'
         >>> vlm.generate(
         ...     messages=[
-        ...         {"role": "system", "content": "Answer with one word."},
         ...         {
         ...             "role": "user",
         ...             "content": [
-        ...                 {"type": "image", "image": "photo.jpg"},
-        ...                 {"type": "text", "text": "What is in the picture?"},
+        ...                 {"type": "image", "image": "examples/scene-3.png"},
+        ...                 {"type": "text", "text": "How many objects are there?"},
         ...             ],
         ...         },
         ...     ],
         ...     sampling=Sampling(max_new_tokens=8),
         ... ).text
+        ' three'
 
         Args:
             prompt: the question; ``<image>`` in it places a picture, ``<video>`` a clip. Without
@@ -284,7 +299,14 @@ class VLM:
         sampling: Sampling = GREEDY,
     ) -> Stream:
         """As `generate`, in text pieces: iterate, then read ``.answer``. Refusals are raised by
-        this call, not while iterating."""
+        this call, not while iterating.
+
+        >>> from pocketvlm import VLM
+        >>> stream = VLM.load("demo-vlm").stream("What is this?", images=["examples/scene-2.png"])
+        >>> pieces = [piece for piece in stream]
+        >>> "".join(pieces) == stream.answer.text
+        True
+        """
         request = self.prepare(
             prompt, images, messages=messages, videos=videos, budget=budget, sampling=sampling
         )
@@ -326,6 +348,11 @@ class VLM:
 
     def chat(self, *, system: str | None = None, budget: int | None = None) -> Chat:
         """Begin a conversation.
+
+        >>> from pocketvlm import VLM
+        >>> chat = VLM.load("demo-vlm").chat(budget=14)
+        >>> chat.ask("How many objects are there?", images=["examples/scene-3.png"]).text
+        ' three'
 
         Args:
             system: what comes before the first question, where the chat template takes it.

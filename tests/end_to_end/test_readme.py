@@ -1,6 +1,7 @@
 """Every command that the README and the pages beside it show does what it says, in the order they
 show them; one that several pages show runs once."""
 
+import doctest
 import re
 import runpy
 import shlex
@@ -67,6 +68,18 @@ def test_the_programs_run(folder, monkeypatch):
     assert PROGRAMS
     for program in PROGRAMS:
         exec(compile(program, "README", "exec"), {"__name__": "__main__"})
+
+
+def test_the_examples_of_the_reference_run(folder, monkeypatch):
+    """Those of docs/api.md, each with names of its own, on the artifacts of the commands."""
+    monkeypatch.chdir(folder)
+    examples = re.findall(r"```pycon\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)
+    assert examples
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    parser, runner = doctest.DocTestParser(), doctest.DocTestRunner(optionflags=flags)
+    for number, example in enumerate(examples):
+        runner.run(parser.get_doctest(example, {}, f"example {number}", "docs/api.md", 0))
+    assert not runner.summarize().failed
 
 
 def test_the_command_reference_is_up_to_date():

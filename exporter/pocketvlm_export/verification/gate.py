@@ -62,7 +62,13 @@ from pocketvlm_export.verification.vision_reference import (
 
 
 class ParityError(PocketVLMError):
-    """The exported graphs differ from the checkpoint."""
+    """The exported graphs differ from the checkpoint.
+
+    >>> from pocketvlm import PocketVLMError
+    >>> from pocketvlm_export.verification import ParityError
+    >>> issubclass(ParityError, PocketVLMError), ParityError.exit_code
+    (True, 3)
+    """
 
     exit_code = 3
 

@@ -45,6 +45,14 @@ _MAX_TEXT_BYTES = (
 class Artifact:
     """An opened artifact: its folder and its validated manifest.
 
+    >>> from pocketvlm import Artifact
+    >>> artifact = Artifact.open("demo-vlm")
+    >>> pruning = artifact.manifest.pruning
+    >>> pruning.method, pruning.tokens_before, pruning.budgets
+    ('scope', 144, (36,))
+    >>> artifact.has("onnx/vision_encoder.onnx")
+    True
+
     Attributes:
         root: the folder.
         manifest: what it states.

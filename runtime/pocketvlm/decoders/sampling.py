@@ -23,6 +23,15 @@ TokenIds = tuple[int, ...]
 class Sampling:
     """How an answer is picked token by token, and when it ends; the defaults are greedy.
 
+    >>> from pocketvlm import VLM, Sampling
+    >>> vlm = VLM.load("demo-vlm")
+    >>> sampling = Sampling(max_new_tokens=4, temperature=0.7, top_p=0.9, seed=1)
+    >>> len(vlm.generate("Describe the picture.", sampling=sampling).token_ids) <= 4
+    True
+    >>> Sampling(top_p=2)
+    Traceback (most recent call last):
+    pocketvlm.errors.RequestError: top_p 2: expected a number above 0, up to 1
+
     Names and meanings are those of transformers' ``GenerationConfig``, but for ``temperature`` 0 in
     place of ``do_sample=False`` and ``stop`` in place of ``stop_strings``. Those of
     ``presence_penalty``, ``frequency_penalty`` and ``logit_bias`` are OpenAI's.

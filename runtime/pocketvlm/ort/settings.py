@@ -24,6 +24,12 @@ _MAX_PER_PROCESSOR = 4  # threads; many more bring the whole machine to a halt
 class Provider:
     """One of ONNX Runtime's execution providers: what computes the nodes of a graph.
 
+    >>> from pocketvlm import Provider
+    >>> Provider("OpenVINOExecutionProvider", {"device_type": "CPU"}) == Provider.typed(
+    ...     "openvino:device_type=CPU"
+    ... )
+    True
+
     Two with the same name and options are equal and hash alike.
 
     Attributes:
@@ -48,6 +54,11 @@ class Provider:
 @dataclass(frozen=True)
 class EngineSettings:
     """How the engines of an artifact are opened. Nothing in an artifact can change it.
+
+    >>> from pocketvlm import VLM, EngineSettings
+    >>> settings = EngineSettings(threads=1, prepack=False)  # for a question or two
+    >>> VLM.load("demo-vlm", settings=settings).generate("How are you?").visual_tokens
+    {'before': 0, 'after': 0}
 
     Attributes:
         threads: of each engine; None leaves its default, the physical cores.

@@ -135,6 +135,13 @@ def _refused() -> AbstractContextManager[None]:
 class Stream(Iterator[str]):
     """An answer on its way: iterate over its text pieces, then read `answer`.
 
+    >>> from pocketvlm import VLM
+    >>> stream = VLM.load("demo-vlm").stream("What is this?", images=["examples/scene-2.png"])
+    >>> for piece in stream:
+    ...     stream.stop()
+    >>> stream.answer.finish_reason
+    'interrupted'
+
     Attributes:
         stop: call it, from any thread or signal handler, to end the answer after the token on its
             way. It is a whole answer then, with the finish reason ``"interrupted"``; `close` leaves

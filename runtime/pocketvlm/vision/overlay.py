@@ -52,6 +52,13 @@ def draw_budgets(
 ) -> dict[int, tuple[Image.Image, list[int]]]:
     """For each budget the drawing of `draw_kept`, and the patches kept in raster order.
 
+    >>> from pocketvlm import Artifact
+    >>> from pocketvlm.vision.overlay import draw_budgets
+    >>> drawn = draw_budgets(Artifact.open("demo-vlm"), "examples/scene-2.png", [36, 14])
+    >>> drawing, kept = drawn[14]
+    >>> len(kept), set(kept) <= set(drawn[36][1]), drawing.width == drawing.height
+    (14, True, True)
+
     Args:
         artifact: an opened artifact.
         picture: see `open_picture`; where the model reads clips, `open_video`.

@@ -1,0 +1,47 @@
+"""The site of docs/ is built without a warning, has every page, and asks no other host for
+anything."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+# What a browser fetches by itself when it opens a page.
+FETCHED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=[\"']?([^\"' >]+)")
+
+
+def test_every_page_is_in_the_navigation():
+    nav = re.findall(r"^ +- .*: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert pages | {"CONTRIBUTING.md", "CHANGELOG.md"} == set(nav)
+    assert len(nav) == len(set(nav))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    for module in ("mkdocs", "material"):
+        pytest.importorskip(module, reason="the extra [docs] is not installed")
+    folder = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "-d", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_pages_ask_no_other_host(site):
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 30
+    for page in pages:
+        fetched = FETCHED.findall(page.read_text("utf-8"))
+        assert fetched
+        assert not [link for link in fetched if re.match(r"(https?:)?//", link)], page

@@ -1,0 +1,1 @@
+"""The site that is made of docs/: what mkdocs does not know of a repository."""

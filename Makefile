@@ -52,6 +52,8 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
+	$(TOOL) prose
 
 format: install
 	$(BIN)/ruff check --fix .

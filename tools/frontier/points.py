@@ -135,8 +135,8 @@ def load(path: Path) -> list[Point]:
 
 
 def table(points: Sequence[Point]) -> str:
-    """Markdown: a row a setting, a column a budget: exact match with its interval, and the time to
-    first token. What lies on the frontier is bold."""
+    """Markdown: a row per setting, a column per budget: exact match with its interval, and the time
+    to first token. What lies on the frontier is bold."""
     best = set(pareto(points))
     budgets = sorted({one.budget for one in points}, reverse=True)
     rows: dict[tuple[str, str], dict[int, Point]] = {}

@@ -14,7 +14,7 @@ from compare_peers.environments import make_environment
 from lock import CONSTRAINTS, LOCK, ROOT, UV, read_lock
 from pocketvlm.files import replace_file
 
-_EXTRAS = ("export", "llama", "video", "grammar", "measure", "serve", "cluster", "test", "lint")
+_EXTRAS = ("export", "llama", "video", "grammar", "measure", "serve", "cluster", "test", "lint", "docs")
 # What `pip install --no-build-isolation -e .` builds with.
 _BUILDING = "hatchling\neditables\n"
 _HEADER = """\

@@ -13,7 +13,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 PATCH_SIZE = 14
 IMAGE_SIZE = 336  # 24 x 24 patches, as LLaVA-1.5 has them
-_TRAINED_SIDE = 37  # patches a side of DINOv2's own position table
+_TRAINED_SIDE = 37  # patches per side of DINOv2's own position table
 _PREFIX = "backbone."
 # As the graph names them -> as transformers does.
 _NAMES = [

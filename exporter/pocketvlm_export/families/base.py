@@ -346,15 +346,15 @@ class Family:
 
     def reference_prompt(self, folder: Path, prompt: str, pictures: int = 1) -> str:
         """Return what transformers' processor in ``folder`` tokenizes of a question about so many
-        pictures, the place of each a single token in it.
-
-        The runtime renders it before: transformers sets no bounds to what a template does.
-        """
+        pictures, the place of each a single token in it."""
         content = [*[{"type": self.medium}] * pictures, {"type": "text", "text": prompt}]
         return self.reference_conversation(folder, [{"role": "user", "content": content}])
 
     def reference_conversation(self, folder: Path, messages: Sequence[Mapping[str, Any]]) -> str:
-        """As `reference_prompt`, of a conversation in messages with pictures as parts."""
+        """As `reference_prompt`, of a conversation in messages with pictures as parts.
+
+        The runtime renders it before: transformers sets no bounds to what a template does.
+        """
         tokenizer, template = self.tokenizer(folder), self.chat_template(folder)
         ChatTemplate(template, special_tokens(tokenizer)).render(list(messages))
         text: str = tokenizer.apply_chat_template(

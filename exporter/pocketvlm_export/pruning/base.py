@@ -156,7 +156,7 @@ class Pruner:
         return max(1, round(tokens / 4))
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        """Return one score a patch, float32 (B, N); higher is kept first."""
+        """Return one score per patch, float32 (B, N); higher is kept first."""
         raise NotImplementedError
 
     def select(self, evidence: Evidence, budget: int) -> Selection:

@@ -46,7 +46,7 @@ def _farthest_first(
     weights: torch.Tensor | None,
     count: int,
 ) -> torch.Tensor:
-    """Four nodes a pick, five with weights."""
+    """Four nodes per pick, five with weights."""
     nearest: torch.Tensor | None = None
     order = []
     for _ in range(count):
@@ -86,7 +86,7 @@ def _widest_cover(
     picked: torch.Tensor,
     count: int,
 ) -> torch.Tensor:
-    """Ten nodes a pick, of which three go over all N^2."""
+    """Ten nodes per pick, of which three go over all N^2."""
     order = []
     for _ in range(count):
         # ``alike`` is read by rows, which lie together in memory.

@@ -102,7 +102,7 @@ def vision_reference(
     text: Floats | None = None,
 ) -> dict[int, VisionReference]:
     """Run tower and connector on ``pixel_values`` (B, 3, H, W), with ``stages`` inside the tower,
-    and select as ``pruning`` says, at all its budgets. ``text`` is the question's, see …
+    and select as ``pruning`` says, at all its budgets. ``text`` is the question's, see
     `text_reference`.
 
     One picture at a time: attention maps are large.

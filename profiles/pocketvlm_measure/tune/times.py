@@ -1,5 +1,5 @@
-"""Knows how the times of turns are kept, a turn a line, so that a tuning that was killed goes
-on."""
+"""Knows how the times of turns are kept, one per line, so that a tuning that was killed
+continues."""
 
 from __future__ import annotations
 

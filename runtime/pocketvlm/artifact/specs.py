@@ -176,13 +176,13 @@ class DecoderSpec:
     ``default_precisions``, {engine: precision or GGUF type}.
 
     ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type. ``tables``
-    maps each decoder's precision to that of the table in ``embed`` that it reads. With
-    ``stages`` the graphs are of another kind, which drops visual tokens on its way; those that go
-    on keep their positions. ``positions`` is
-    how tokens are numbered, one of `pocketvlm.decoders.positions.POSITIONS`, and
-    ``first_position`` is the number of a sequence's first token. ``attention`` is which of them see
-    each other, one of `ATTENTIONS`. ``picture_text`` is None where the template writes the image
-    token itself, and with it all that stands around.
+    maps each decoder's precision to that of the table in ``embed`` that it reads. With ``stages``
+    the graphs are of another kind, which drops visual tokens between layers; those that are kept
+    keep their positions. ``positions`` is how tokens are numbered, one of
+    `pocketvlm.decoders.positions.POSITIONS`, and ``first_position`` is the number of a sequence's
+    first token. ``attention`` is which of them attend to each other, one of `ATTENTIONS`.
+    ``picture_text`` is None if the template writes the image token itself and all the text around
+    it.
 
     ``extras`` are those further outputs of the vision graph that the decoder reads too: an input of
     that name each, float32 (batch, tokens, hidden), zeros where there is text. llama.cpp reads them

@@ -14,7 +14,18 @@ from compare_peers.environments import make_environment
 from lock import CONSTRAINTS, LOCK, ROOT, UV, read_lock
 from pocketvlm.files import replace_file
 
-_EXTRAS = ("export", "llama", "video", "grammar", "measure", "serve", "cluster", "test", "lint", "docs")
+_EXTRAS = (
+    "export",
+    "llama",
+    "video",
+    "grammar",
+    "measure",
+    "serve",
+    "cluster",
+    "test",
+    "lint",
+    "docs",
+)
 # What `pip install --no-build-isolation -e .` builds with.
 _BUILDING = "hatchling\neditables\n"
 _HEADER = """\
@@ -39,7 +50,7 @@ def _compile() -> str:
     uv = make_environment(ROOT / "build" / "uv", [UV], ()).with_name("uv")
     command = [str(uv), "pip", "compile", "pyproject.toml", "-", "--quiet", "--generate-hashes"]
     command += ["--constraints", CONSTRAINTS.name, "--annotation-style", "line", "--no-header"]
-    command += ["--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28"]
+    command += ["--python-version", "3.11.5", "--python-platform", "x86_64-manylinux_2_28"]
     for extra in _EXTRAS:
         command += ["--extra", extra]
     for variable, option in (

@@ -14,6 +14,7 @@ from pocketvlm.answer import Answer
 from pocketvlm.answering import Answerer, Request, ms_since
 from pocketvlm.artifact import Artifact, Check
 from pocketvlm.artifact.integrity import graph_digest
+from pocketvlm.artifact.replaced import of_one_folder
 from pocketvlm.chat import Chat
 from pocketvlm.decoders import choose_decoder, open_decoder
 from pocketvlm.decoders.base import Decoder
@@ -107,6 +108,7 @@ class VLM:
         self._keeps_sequences = keep_sequences
 
     @classmethod
+    @of_one_folder
     def load(
         cls,
         path: str | os.PathLike[str],
@@ -124,7 +126,7 @@ class VLM:
         check: Check = "auto",
         once: bool = False,
     ) -> Self:
-        """Load an artifact.
+        """Load an artifact; one that is replaced meanwhile is the old one or the new one.
 
         Args:
             path: a folder written by `pocketvlm export`.

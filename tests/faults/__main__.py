@@ -66,7 +66,6 @@ def _try_all(arguments: argparse.Namespace, base: Path) -> dict[str, object]:
     from faults.harness import Bench
     from faults.scenarios import SCENARIOS
 
-    os.environ["XDG_CACHE_HOME"] = "cache"  # in the folder of each point
     names = arguments.scenarios or [
         name for name, one in SCENARIOS.items() if not (arguments.light and one.heavy)
     ]

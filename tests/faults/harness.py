@@ -118,6 +118,7 @@ class Bench:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.chdir(self._run)
+            os.environ["XDG_CACHE_HOME"] = str(self._run / "cache")
             log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             os.dup2(os.open(os.devnull, os.O_RDWR), 1)
             os.dup2(log, 2)
@@ -142,9 +143,10 @@ class Bench:
 
 
 def left_in(folder: Path) -> list[Path]:
-    """What is beside a destination that nobody asked for, wherever under a folder."""
-    paths: Iterable[Path] = folder.rglob(".*")
-    return sorted(path for path in paths if _LEFT.fullmatch(path.name))
+    """What is beside a destination that nobody asked for, wherever under a folder. A lock file of a
+    cache is nothing: it locks nothing, and is taken over when something is written there again."""
+    paths = [path for path in folder.rglob(".*") if _LEFT.fullmatch(path.name)]
+    return sorted(p for p in paths if p.suffix != ".lock" or folder / "cache" not in p.parents)
 
 
 def _problems(ended: Ended, fault: str) -> Iterable[str]:

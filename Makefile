@@ -18,7 +18,7 @@ DEMO := build/demo
 
 .PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell \
     figures frontier clean kotlin swift optimum notebook docs lock test-oldest licences sbom \
-    wheel bare fuzz
+    wheel bare fuzz faults
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(if $(LOCKED),requirements.lock)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -87,6 +87,11 @@ arm64 haswell: install
 # The Swift client compiled by Debian's Swift and run, ONNX Runtime behind a pipe; needs apt, dpkg-deb and chroot, and 3 GB.
 swift: install
 	$(TOOL) swift_client
+
+# Every operation on files of exports, tunings, evaluations and the rest fails once, in every way: hours. `make faults
+# FAULTS_ARGS="evaluate web --draw 20"` is shorter; needs a C compiler and Linux.
+faults: install
+	PYTHONPATH=tests:tools $(BIN)/python -m faults $(FAULTS_ARGS)
 
 # The accuracy tables of docs/measured.md: half an hour; what is in build/demo-tables is not made again.
 figures: install

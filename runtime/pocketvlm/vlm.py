@@ -14,6 +14,7 @@ from pocketvlm.answer import Answer
 from pocketvlm.answering import Answerer, Request, ms_since
 from pocketvlm.artifact import Artifact, Check
 from pocketvlm.artifact.integrity import graph_digest
+from pocketvlm.artifact.replaced import of_one_folder
 from pocketvlm.chat import Chat
 from pocketvlm.decoders import choose_decoder, open_decoder
 from pocketvlm.decoders.base import Decoder
@@ -114,6 +115,7 @@ class VLM:
         self._keeps_sequences = keep_sequences
 
     @classmethod
+    @of_one_folder
     def load(
         cls,
         path: str | os.PathLike[str],
@@ -131,7 +133,7 @@ class VLM:
         check: Check = "auto",
         once: bool = False,
     ) -> Self:
-        """Load an artifact.
+        """Load an artifact; one that is replaced meanwhile is the old one or the new one.
 
         >>> from pocketvlm import VLM, EngineSettings
         >>> vlm = VLM.load("demo-vlm", budget=14, context=256, settings=EngineSettings(threads=1))

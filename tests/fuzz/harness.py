@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ HANG = 10.0  # seconds of a processor for one input
 _WAIT = 60.0  # seconds for one that waits without computing
 _START = 240.0  # seconds for a worker to get ready
 _TICK = 0.2
+_MEMORY = "/dev/shm"
 _ROOT = Path(__file__).resolve().parents[2]
 _PATHS = ("tests", "tools", "exporter", "runtime", "profiles", "plugins")
 SOUND = ("accepted", "refused")
@@ -95,7 +97,7 @@ def fuzz(
             result.take(row)
             first = row[0] + 1
     with (
-        tempfile.TemporaryDirectory(prefix="pocketvlm-fuzz-") as folder,
+        tempfile.TemporaryDirectory(prefix="pocketvlm-fuzz-", dir=_room()) as folder,
         Path(journal or os.devnull).open("a") as lines,
     ):
         while first < last:
@@ -106,6 +108,14 @@ def fuzz(
                 progress(result)
                 first = row[0] + 1
     return result
+
+
+def _room() -> str | None:
+    """A folder in memory, where there is one with room: inputs are many small files."""
+    try:
+        return _MEMORY if shutil.disk_usage(_MEMORY).free > 1 << 30 else None
+    except OSError:
+        return None
 
 
 class _Worker:

@@ -2,6 +2,7 @@
 or is no program is refused in one line."""
 
 import json
+import os
 import threading
 
 import pytest
@@ -150,3 +151,14 @@ def test_threads_count_apart():
 def test_a_template_that_is_no_text_is_refused_as_one_line():
     with pytest.raises(PocketVLMError, match="at most 262144"):
         ChatTemplate("a" * 300_000, {})
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
+@pytest.mark.timeout(30)
+def test_what_does_not_compile_reads_nothing_of_the_current_folder(tmp_path, monkeypatch):
+    """Python quotes a line of the program that it refuses, out of the file that it is said to be
+    in; reading a pipe of that name would never end."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("<template>")
+    with pytest.raises(ArtifactError, match=r"duplicate argument 'l_1_a' .*<template>, line"):
+        ChatTemplate("{% macro f(a, a) %}{% endmacro %}", {})

@@ -2,7 +2,6 @@
 or is no program is refused in one line."""
 
 import json
-import os
 import threading
 
 import pytest
@@ -153,12 +152,11 @@ def test_a_template_that_is_no_text_is_refused_as_one_line():
         ChatTemplate("a" * 300_000, {})
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX's")
-@pytest.mark.timeout(30)
 def test_what_does_not_compile_reads_nothing_of_the_current_folder(tmp_path, monkeypatch):
     """Python quotes a line of the program that it refuses, out of the file that it is said to be
-    in; reading a pipe of that name would never end."""
+    in, and would wait for a pipe of that name."""
     monkeypatch.chdir(tmp_path)
-    os.mkfifo("<template>")
-    with pytest.raises(ArtifactError, match=r"duplicate argument 'l_1_a' .*<template>, line"):
+    (tmp_path / "<template>").write_text("secret\n" * 99)
+    with pytest.raises(ArtifactError, match=r"duplicate argument 'l_1_a' .*<template>") as refusal:
         ChatTemplate("{% macro f(a, a) %}{% endmacro %}", {})
+    assert "secret" not in str(refusal.value.__cause__.text)

@@ -204,7 +204,8 @@ class _Worker:
 def _environment() -> dict[str, str]:
     paths = [str(_ROOT / each) for each in _PATHS]
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    own = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+    own = dict.fromkeys(("PYTHONDONTWRITEBYTECODE", "PYTHONSAFEPATH"), "1")
+    own |= {"PYTHONPATH": os.pathsep.join(paths)}
     return {**os.environ, **limits, **own}
 
 

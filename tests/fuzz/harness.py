@@ -6,7 +6,6 @@ Each line of a target's journal is an input, so that a run that was cut off goes
 
 import json
 import os
-import resource
 import select
 import shutil
 import signal
@@ -41,7 +40,7 @@ class Result:
         counts: inputs by outcome.
         findings: (number, outcome, words) of those that are faults.
         refusals: refused inputs by the beginning of their line.
-        seconds: of all inputs together.
+        seconds: of a processor, of all inputs together.
         slowest: seconds of one.
         peak_mb: the most that one took.
     """
@@ -217,6 +216,8 @@ def _processor_seconds(process: int) -> float:
 
 def children_seconds() -> float:
     """Seconds of a processor that all workers so far have had."""
+    import resource  # Windows has none, and skips
+
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier clean kotlin swift optimum notebook
+.PHONY: install demo test test-all lint format parity interop serve-clients web browser arm64 haswell figures frontier clean kotlin swift optimum notebook
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -52,6 +52,12 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The demo and a tiny checkpoint of every family, in every precision and engine, against Hugging Face's own classes: docs/parity.md.
+# Half an hour on two cores where nothing else runs; what is in build/parity is not made again.
+parity: install
+	$(TOOL) parity --page docs/parity.md --figures docs/parity.json
+	$(TOOL) parity.histories --page docs/precisions.md
 
 # transformers.js in Node answers from the same folder as Hugging Face does; needs npm.
 interop: install

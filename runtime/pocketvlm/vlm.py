@@ -52,9 +52,8 @@ class VLM:
     costs neither the tower nor the picture's prefill, where what is kept does not depend on the
     question. Whether something was kept or is computed again, in float32 the answers are those of a
     model that keeps nothing, `NOTHING_KEPT`. int8 decoders measure the activations of each run, so
-    they read a prompt in the same runs whatever is kept of it: a question is answered alike to the
-    bit. What was answered before in its own conversation is not read again while it is kept, and
-    logits differ a little by that.
+    logits differ a little by how a prompt was divided; `SequenceLimits.fixed_runs` divides every
+    one alike.
 
     Attributes:
         artifact: what was loaded.

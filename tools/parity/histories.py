@@ -110,7 +110,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     by_place = {(row["setting"], row["history"]): row for row in rows}
     names = list(dict.fromkeys(row["setting"] for row in rows))
     cells = [[name, *(_cell(by_place[name, history]) for history in histories)] for name in names]
-    return Table("", ["decoder", *histories], cells).markdown()
+    title = f"{rows[0]['questions']} questions:"
+    return Table(title, ["decoder", *histories], cells).markdown()
 
 
 def _cell(row: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ DEMO := build/demo
 
 .PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell \
     figures frontier clean kotlin swift optimum notebook docs lock test-oldest licences sbom \
-    wheel bare fuzz faults
+    wheel bare fuzz faults parity
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(if $(LOCKED),requirements.lock)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -58,6 +58,12 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The demo and a tiny checkpoint of every family, in every precision and engine, against Hugging Face's own classes: docs/parity.md.
+# Half an hour on two cores where nothing else runs; what is in build/parity is not made again.
+parity: install
+	$(TOOL) parity --page docs/parity.md --figures docs/parity.json
+	$(TOOL) parity.histories --page docs/precisions.md
 
 # transformers.js in Node answers from the same folder as Hugging Face does; needs npm.
 interop: install

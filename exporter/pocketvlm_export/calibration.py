@@ -63,8 +63,8 @@ class Calibration:
 def choose_pictures(folder: Path, layout: Layout[Any] | None = None) -> Calibration:
     """Return up to `MOST_PICTURES` pictures of ``folder``, evenly spaced over the sorted names.
 
-    Files are told by their suffix; each is opened once here, so that nothing broken is met later,
-    nor anything that ``layout`` cannot cut.
+    Files are recognised by their suffix; each is opened once here, so that nothing broken is met
+    later, nor anything that ``layout`` cannot cut.
 
     Raises:
         RequestError: there is no such folder, or it has fewer than `LEAST_PICTURES` that can be

@@ -12,7 +12,7 @@ from pocketvlm_export.towers.attention import MAP_BYTES
 # bytes: Python with this runtime, ONNX Runtime and the libraries beside it, nothing loaded
 _BASELINE = 95e6
 # Resident bytes for each byte on disk, where that is not the precision's own: of an embedding table
-# only rows are read; a GGUF file is mapped, with llama.cpp's buffers beside it.
+# only rows are read. A GGUF file is mapped, with llama.cpp's buffers beside it.
 _RESIDENT_TABLE = 1.0
 _RESIDENT_GGUF = 1.2
 _TEXT = 256  # tokens of text beside a picture that are prefilled at once

@@ -42,5 +42,5 @@ GGUF_TYPES: Mapping[str, GgufType] = {kind.name: kind for kind in (
 )}
 # fmt: on
 DEFAULT_GGUF_TYPE = "q8_0"
-# The type that the parity gate holds against the checkpoint, and that quantized ones are made of.
+# The type that the parity gate compares with the checkpoint, and that quantized ones are made of.
 GATE_GGUF_TYPE = "f32"

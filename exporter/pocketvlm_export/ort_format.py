@@ -2,7 +2,7 @@
 operators they need.
 
 Conversion and list are `onnxruntime.tools`' work. ONNX Runtime optimizes a graph while it converts
-it; what suits only one kind of CPU is left out, so that the files run on any.
+it. What suits only one kind of CPU is left out, so that the files run on any.
 """
 
 import shutil

@@ -43,10 +43,10 @@ class ExportPlan:
         layout: how pictures become tiles and slots.
         budgets: visual tokens kept per picture or per tile, the default first.
         options: the request.
-        generation: how the checkpoint was published to answer.
+        generation: the checkpoint's published generation settings.
         vision: {budget: {precision: file}}; embed, decoder: {precision: file}; gguf: {type: file}.
-            What the gate holds against the checkpoint is always among them; an engine that is not
-            asked for has none.
+            What the gate compares with the checkpoint is always among them; an engine that was not
+            requested has none.
         context: longest sequence in tokens, the same for each engine.
         vision_bytes, embed_bytes, decoder_bytes, gguf_bytes: of the weights of one file in float32.
         memory_bytes: estimated peak of resident memory while exporting.

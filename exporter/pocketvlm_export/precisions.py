@@ -46,7 +46,7 @@ class Precision:
         js: what transformers.js calls it, None where it has no name for these files.
         resident: bytes of memory that ONNX Runtime takes for each byte of a graph on disk, measured
             with a decoder of 135M weights and rounded up. It packs the matrices of a memory-mapped
-            file anew, those in 4 bits beside the file, and weights stored as float16 become
+            file again, those in 4 bits beside the file, and weights stored as float16 become
             float32.
         weights_pass: what makes it of a float32 graph, ``module:Class`` within `onnx_passes`; empty
             for float32 itself.
@@ -65,8 +65,8 @@ class Precision:
         calibrated: whether its pass takes the ranges of activations, measured on pictures that
             whoever exports gives.
         shares_head: whether the table of a tied checkpoint is the very bytes of the decoder's head,
-            and stored once. A browser, which loads one weights file a graph, then needs a table of
-            another precision.
+            and stored once. A browser, which loads one weights file per graph, then needs a table
+            of another precision.
     """
 
     name: str
@@ -120,7 +120,8 @@ PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision i
               table_cosine=0.9999, vision=VisionBounds(cosine=0.999, overlap=0.9, near=0.02),
               shares_head=True),
     # Dynamic: weights signed and per channel, activations unsigned and measured as they come. An
-    # integer tower of random weights ranks patches that hardly differ. A table has a scale a row.
+    # integer tower of random weights ranks patches that hardly differ. A table has one scale per
+    # row.
     Precision("int8", "_quantized", 8.1, _ALL, "int8", "q8", 1.6, _INT8,
               logits_cosine=0.95, table_cosine=0.99,
               vision=VisionBounds(cosine=0.99, overlap=0.8, near=0.1), note=_RUNS),
@@ -139,8 +140,8 @@ PRECISIONS: Mapping[str, Precision] = {precision.name: precision for precision i
 # fmt: on
 # Measured, of fp32 = 1: prefill takes 0.41 in 8 bits and 0.81 in 4, decoding 0.26 and 0.21.
 PAIR = "int8+int4"
-# The precision whose graphs the parity gate holds against the checkpoint: always built, kept when
-# asked for.
+# The precision whose graphs the parity gate compares with the checkpoint: always built, kept if
+# requested.
 GATE_PRECISION = "fp32"
 
 

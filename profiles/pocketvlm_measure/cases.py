@@ -222,7 +222,7 @@ def _check_decoder_precisions(
 def _of_engine(
     manifest: Manifest, engine: str, requested: Sequence[str], memory_limit: int | None
 ) -> list[str]:
-    """The requested precisions that an engine has; refuses where that is none."""
+    """The requested precisions that an engine has; refuses if there is none."""
     present = list(manifest.decoder.by_engine[engine])
     if not requested:
         return [choose_precision(manifest, engine, memory_limit).precision]

@@ -1,4 +1,4 @@
-"""Knows a registry: what each name of a command line stands for, imported when it is asked for."""
+"""Knows a registry: the module of each name on the command line, imported when it is used."""
 
 from __future__ import annotations
 

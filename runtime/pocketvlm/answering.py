@@ -304,7 +304,7 @@ class Answerer:
 
     def _afresh(self, request: Request) -> Request:
         """The request with pictures that no other answer of the conversation changes, where each
-        question selects anew."""
+        question selects again."""
         if request.question is None or not request.cached:
             return request
         pictures = [

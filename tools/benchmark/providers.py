@@ -41,7 +41,7 @@ _FLOAT32 = {"INFERENCE_PRECISION_HINT": "f32"}
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to compute a vision graph: an environment, and what its program is told.
+    """One way to compute a vision graph: an environment, and its program's arguments.
 
     ``dynamic`` says whether it multiplies dynamically quantized graphs in integers.
     """

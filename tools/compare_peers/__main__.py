@@ -3,7 +3,7 @@ ARTIFACT``.
 
 The same checkpoint everywhere, the same prompt, a new picture every turn (some keep what a repeated
 prompt computed), every peer in an environment of its own and a process, one at a time while the
-others are suspended; those that differ in what they are asked alone share a process. ARTIFACT is
+others are suspended. Those that differ in what they are asked alone share a process. ARTIFACT is
 CHECKPOINT exported with the budgets, and with decoders that `peers` lists.
 """
 
@@ -156,7 +156,7 @@ def main(
 
 
 def made_from(checkpoint: Path) -> str:
-    """The name of a folder for what is made of a checkpoint: another one where it was written anew
+    """The name of a folder for what is made of a checkpoint: another one where it was written again
     with other dimensions."""
     sizes = [(file.name, file.stat().st_size) for file in sorted(checkpoint.glob("*.safetensors"))]
     stated = (checkpoint / "config.json").read_bytes() + repr(sizes).encode()
@@ -164,7 +164,7 @@ def made_from(checkpoint: Path) -> str:
 
 
 def _settings(artifact: Artifact, question: Question, timing: Timing) -> dict[str, Any]:
-    """What every peer's program is told."""
+    """The arguments of every peer's program."""
     prompter = Prompter.from_artifact(artifact)
     return {
         "threads": timing.threads,

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 # CMAKE_ARGS of a build of llama.cpp. ggml's own "native" crashes in the picture encoder on CPUs
-# with AMX (0.3.36), so that what a CPU has is named one by one; without GGML_NATIVE it is AVX2,
+# with AMX (0.3.36), so that what a CPU has is named one by one. Without GGML_NATIVE it is AVX2,
 # FMA, F16C and BMI2.
 AVX2_BUILD = "-DGGML_NATIVE=OFF"
 _AVX512 = {  # flag of a CPU -> option of ggml

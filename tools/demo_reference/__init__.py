@@ -1,1 +1,1 @@
-"""The demo checkpoint in Hugging Face's own modules: what the exported folder is held against."""
+"""The demo checkpoint in Hugging Face's own modules: what the exported folder is compared with."""

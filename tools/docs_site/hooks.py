@@ -50,7 +50,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links at the pages of the site that stand for files of the repository."""
+    """Point links at the pages of the site that show files of the repository."""
     if (source := _source(page.file)) is None:
         return markdown
     here = posixpath.dirname(page.file.src_uri)

@@ -25,7 +25,7 @@ class Engine:
     | ``close`` | ``session`` | |
     | ``encode`` | ``tokenizer``, ``text``, ``special`` | ``ids`` |
     | ``decode`` | ``tokenizer``, ``ids``, ``special`` | ``text`` |
-    | ``tokenizer`` | ``tokenizer``, which is read anew | |
+    | ``tokenizer`` | ``tokenizer``, which is read again | |
     | ``picture`` | ``path`` | the tensor ``rgba``, uint8 (height, width, 4) |
 
     ``session`` is a number, ``tokenizer`` the path of a tokenizer.json, ``special`` whether

@@ -29,7 +29,7 @@ def read_message(stream: IO[bytes]) -> Message | None:
 
     Raises:
         EOFError: the stream ends within a message.
-        ValueError: a header that is none.
+        ValueError: a malformed header.
     """
     start = stream.read(4)
     if not start:

@@ -1,4 +1,4 @@
-"""The frontier of accuracy against the time to the first token: ``PYTHONPATH=tools python -m
+"""The frontier of accuracy against the time to first token: ``PYTHONPATH=tools python -m
 frontier``.
 
 Accuracy is the demo's, through its artifacts: stages are chosen on questions of the training split

@@ -31,7 +31,7 @@ MODEL = "demo"
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many questions a setting answers rightly at a budget.
+    """How many questions per setting answers rightly at a budget.
 
     Attributes:
         setting, budget: what was asked.

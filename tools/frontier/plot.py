@@ -1,4 +1,4 @@
-"""Knows how the frontier is drawn: accuracy with intervals against the time to the first token,
+"""Knows how the frontier is drawn: accuracy with intervals against the time to first token,
 methods as colours, stages as markers."""
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class Point:
         exact: exact match, 0 to 1, with its interval.
         p: of McNemar's test against the same method at the same budget without stages; None for
             that itself.
-        first_token: of the unpruned time to the first token; None where it was not measured.
+        first_token: of the unpruned time to first token; None where it was not measured.
     """
 
     name: str
@@ -135,8 +135,8 @@ def load(path: Path) -> list[Point]:
 
 
 def table(points: Sequence[Point]) -> str:
-    """Markdown: a row a setting, a column a budget: exact match with its interval, and the time to
-    the first token; what lies on the frontier is bold."""
+    """Markdown: a row per setting, a column per budget: exact match with its interval, and the time
+    to first token. What lies on the frontier is bold."""
     best = set(pareto(points))
     budgets = sorted({one.budget for one in points}, reverse=True)
     rows: dict[tuple[str, str], dict[int, Point]] = {}

@@ -30,7 +30,7 @@ _UNPRUNED, _THIS = "unpruned", "this"
 
 @dataclass(frozen=True)
 class Times:
-    """One part of the time to the first token, in turns with the unpruned one.
+    """One part of the time to first token, in turns with the unpruned one.
 
     Attributes:
         ratio: the median over turns of its milliseconds by the unpruned one's in the same turn.

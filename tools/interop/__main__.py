@@ -153,7 +153,7 @@ def in_a_page(
     artifact: Path, pairs: Pairs, options: ExportOptions, decoder: str, label: str, dtype: Dtype
 ) -> Iterator[Row]:
     """transformers.js in WebAssembly, with a table that it looks up in there: where the decoder's
-    is in 4 bits, another one of the folder; where there is none, nothing is asked."""
+    is in 4 bits, another one of the folder. Where there is none, nothing is asked."""
     own = options.table(decoder)
     table = next((name for name in (own, *options.embed) if PRECISIONS[name].standard), None)
     if table is None:

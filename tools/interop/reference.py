@@ -1,4 +1,4 @@
-"""Knows what clients are held against: Hugging Face's modules, and this project's runtime."""
+"""Knows what clients are compared with: Hugging Face's modules, and this project's runtime."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def fetch() -> None:
 def compiled() -> Path:
     """The folder of the library's classes, made where these sources were not compiled before.
 
-    What drives the library is one module with it, as a test of Gradle's is; the Android sources are
+    What drives the library is one module with it, as a test of Gradle's is. The Android sources are
     another, which sees the library as apps do.
 
     Raises:

@@ -91,8 +91,8 @@ GENERATION: Json = {
     "transformers_version": "4.50.0.dev0",
 }
 MODEL: Json = {"initializer_range": 0.02, "transformers_version": "4.50.0.dev0"}
-# Ids 0 to 106 of the published vocabulary, in this order; what follows are runs of line breaks,
-# 31 of them there, then of spaces, tags of HTML and the bytes.
+# Ids 0 to 106 of the published vocabulary, in this order. What follows are runs of line breaks, 31
+# of them there, then of spaces, tags of HTML and the bytes.
 _FIRST = (
     *("<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "[multimodal]"),
     *(f"<unused{number}>" for number in range(99)),

@@ -21,7 +21,7 @@ class HubPreset:
     """One checkpoint's files, by their own keys.
 
     ``vision`` and ``text`` are what ``config.json`` says of tower and decoder, wherever the family
-    puts it, and ``model`` the rest of it; ``pictures`` is ``preprocessor_config.json`` and
+    puts it, and ``model`` the rest of it. ``pictures`` is ``preprocessor_config.json`` and
     ``generation`` is ``generation_config.json``, both without what follows from the tokenizer.
     ``ties`` says that no output table is stored. ``residual`` and ``embedding`` are those of
     `Preset`; ``norm`` is the mean of the decoder's norms, 0 where it adds 1 to them.

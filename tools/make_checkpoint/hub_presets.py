@@ -1,4 +1,4 @@
-"""Knows the checkpoints that this tool writes file by file; a new family is a module of its files,
+"""Knows the checkpoints that this tool writes file by file. A new family is a module of its files,
 one of its dimensions, and a line for each here."""
 
 from make_checkpoint import (

@@ -12,7 +12,7 @@ ELSEWHERE = (
         "[CLS] attention, then likeness of features",
         BEHIND,
         "rounding decides which tokens are kept: its pairs follow from ranks, so that one near tie "
-        "reshuffles all after it, and no gate can hold an export against it",
+        "reshuffles all after it, and no gate can check an export",
         published=(
             Published("b", {128: 99.6, 64: 96.6, 32: 91.5}),
             Published("c", {128: 95.4, 64: 89.8}),

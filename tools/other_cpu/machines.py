@@ -37,7 +37,7 @@ def haswell(folder: Path, mirror: str | None) -> Machine:
 
 def arm64(folder: Path, mirror: str | None) -> Machine:
     """A Raspberry Pi 5's CPU with Debian's Python and the real arm64 wheels; this project's code is
-    installed anew.
+    installed again.
 
     The emulator's default CPU has SVE and SME, whose kernels ONNX Runtime then picks and which take
     ten times as long to emulate.

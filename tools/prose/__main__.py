@@ -18,18 +18,27 @@ from prose.words import Word, misused, read_words
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")))
 PACKAGES = ("exporter", "runtime", "profiles", "plugins", "examples", "tools")
-PAGE = Limit(share=0.0, longest=LONG)
+LIST = "CONTRIBUTING.md"
+PAGE = Limit(share=0.05, longest=40)
 PACKAGE = Limit(share=0.05, longest=40)
+# Pages that are longer-winded; a limit here may fall, and is not raised.
+LIMITS = {
+    "docs/measured.md": Limit(share=0.32, longest=90),
+    "docs/security.md": Limit(share=0.17, longest=40),
+}
 
 
 @click.command(help=__doc__)
 @click.option("--long", "lists_all", is_flag=True, help="List sentences that the limits allow too.")
 def main(lists_all: bool) -> None:
     """Check all of them."""
-    words = read_words(ROOT / "CONTRIBUTING.md")
+    words = read_words(ROOT / LIST)
     faults: list[str] = []
     for name in sorted(PAGES):
-        faults += check(name, list(page(ROOT / name)), words, PAGE, lists_all)
+        passages = list(page(ROOT / name))
+        if name == LIST:  # whose table would be all faults
+            passages = [passage for passage in passages if passage.sentences]
+        faults += check(name, passages, words, LIMITS.get(name, PAGE), lists_all)
     for name in PACKAGES:
         files = sorted((ROOT / name).rglob("*.py"))
         passages = [passage for file in files for passage in program(file)]

@@ -1,4 +1,5 @@
-"""Knows how long sentences may be, in words, and how many of a file's or a package's may be longer."""
+"""Knows how long sentences may be, in words, and how many of a file's or a package's may be
+longer."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from markdown_it.token import Token
 
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
+_DOCTEST = re.compile(r"^ *(>>>|\.\.\.).*$", re.MULTILINE)  # quotations in Markdown
 _DIRECTIVE = re.compile(r"#\s*(noqa|type:|pragma|mypy:|ruff:|fmt:)|#!")
 _CODE = "Code"  # begins a sentence as a name does
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -50,7 +51,7 @@ def program(path: Path) -> Iterator[Passage]:
             assert isinstance(statement, ast.Expr)
             assert isinstance(statement.value, ast.Constant)
             docstrings.add(statement.value)
-            text = inspect.cleandoc(str(statement.value.value))
+            text = _DOCTEST.sub("", inspect.cleandoc(str(statement.value.value)))
             yield from _markdown(path, text, statement.lineno)
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and node not in docstrings and " " in str(node.value):

@@ -33,8 +33,9 @@ def read_words(contributing: Path) -> list[Word]:
 
 
 def _expression(text: str) -> re.Pattern[str]:
-    words = re.sub(r"\(.*?\)", "", text).split()
-    return re.compile(rf"\b{' '.join(map(re.escape, words))}\b", re.IGNORECASE)
+    words = " ".join(re.sub(r"\(.*?\)", "", text).split())
+    first = f"[{words[0].upper()}{words[0].lower()}]"  # "None" is another word than "none"
+    return re.compile(rf"\b{first}{re.escape(words[1:])}\b")
 
 
 def misused(passage: Passage, words: list[Word]) -> Iterator[tuple[str, str]]:

@@ -90,7 +90,7 @@ def _half_split(rows: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def build_tokenizer(reader: GGUFReader) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over single digits, which is what ``tokenizer.ggml.pre = smollm`` stands for.
+    """Byte-level BPE over single digits, which is what ``tokenizer.ggml.pre = smollm`` means.
 
     transformers' own reading of the file is wrong here: it keeps digits together and prepends a
     token.

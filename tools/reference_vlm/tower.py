@@ -13,7 +13,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 PATCH_SIZE = 14
 IMAGE_SIZE = 336  # 24 x 24 patches, as LLaVA-1.5 has them
-_TRAINED_SIDE = 37  # patches a side of DINOv2's own position table
+_TRAINED_SIDE = 37  # patches per side of DINOv2's own position table
 _PREFIX = "backbone."
 # As the graph names them -> as transformers does.
 _NAMES = [
@@ -42,7 +42,7 @@ def read_weights(graph: onnx.GraphProto, side: int) -> dict[str, torch.Tensor]:
     """The backbone's tensors by transformers' names, for pictures of ``side`` x ``side`` patches.
 
     The graph holds matrices transposed and without names: each is named by the bias that is added
-    to its product. The positions of [CLS] and of the patches are two tensors; the patches' are
+    to its product. The positions of [CLS] and of the patches are two tensors. The patches' are
     resampled from 37 x 37 as DINOv2's own code does at run time (bicubic).
     """
     stored = {

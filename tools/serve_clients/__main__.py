@@ -2,7 +2,7 @@
 serve_clients``.
 
 Exports the demo in float32, serves it, and lets openai, llm and langchain-openai ask what
-`pocketvlm.VLM` has answered before; each is installed in an environment of its own, which is kept
+`pocketvlm.VLM` has answered before. Each is installed in an environment of its own, which is kept
 in ~/.cache/pocketvlm. Then schemathesis tries every way to ask that the server's own OpenAPI
 description allows, and many clients ask at once, some of which go in the middle. Needs PyPI.
 """

@@ -44,7 +44,7 @@ class Tally:
         wrong: answers that are nobody's.
         lost: questions without a whole answer.
         dropped: clients that went in the middle, as they were to.
-        sent_away: times that a client was told to come again.
+        sent_away: times that a client got status 429.
         notes: what was wrong, of the first few.
     """
 

@@ -73,7 +73,7 @@ class Asked:
             equal(self._ask(*_question(self._given, name), *options).strip(), case["text"].strip())
 
     def turns(self) -> None:
-        """The conversation continues, with the picture of its first question; what it answers to
+        """The conversation continues, with the picture of its first question. What it answers to
         the later ones depends on what it said before, so that it answers is all that is known."""
         self.question("plain 0")
         for question in ("How many shapes are there?", "And which colours?"):

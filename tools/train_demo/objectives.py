@@ -95,7 +95,7 @@ class Regions(nn.Module):
         return self.scale.exp() * image @ text.T
 
     def loss(self, scenes: list[Scene], features: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy over the phrases; empty cells, the many, weigh as much in all as those with
+        """Cross-entropy over the phrases; empty cells, the many, count as much in all as those with
         objects."""
         logits, targets = self(features).flatten(0, 1), self.targets(scenes).flatten()
         losses = nn.functional.cross_entropy(logits, targets, reduction="none")

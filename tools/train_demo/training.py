@@ -30,12 +30,12 @@ TOWER_WEIGHT = 0.2  # of both beside the questions'
 class Stage:
     """Length and pace of one stage.
 
-    ``cycle`` is the length of the one-cycle schedule, cut off after ``steps`` where it is longer;
+    ``cycle`` is the length of the one-cycle schedule, cut off after ``steps`` where it is longer.
     ``curriculum`` is (up to which step, objects at most) in order, without limit after the last.
-    ``leave_out`` is the share of pictures that lack patches; where there are any, every kind of
-    question weighs the same (else every token: descriptions, the longest, lead). ``places`` weighs
-    a loss by which every patch must tell from its features in which cell it lies, since once
-    patches are left out the number of a token no longer tells.
+    ``leave_out`` is the share of pictures that lack patches. Where there are any, every kind of
+    question counts the same (else every token: descriptions, the longest, lead). ``places`` is the
+    weight of a loss by which every patch must give its cell from its features. Once patches are
+    left out, the number of a token no longer gives it.
     """
 
     name: str
@@ -191,7 +191,7 @@ def train_regions(
     seed: int,
 ) -> Regions:
     """Stage 2, as RegionCLIP (arXiv 2112.09106): parts of the picture against short phrases,
-    captions going on."""
+    captions continuing."""
     regions = Regions(clip, tokenizer)
     run = Run(REGIONS, nn.ModuleList([clip, regions]), folder, seed)
     see, contrast = torch.compile(Eyes(clip.vision_model)), Contrast(clip, tokenizer)
@@ -273,8 +273,8 @@ def train_together(
     folder: Path,
     seed: int,
 ) -> None:
-    """Stages 4 to 7: everything on questions; captions and regions stay on, so that [CLS] goes on
-    meaning something.
+    """Stages 4 to 7: everything on questions; captions and regions stay on, so that [CLS] keeps its
+    meaning.
 
     ``modules`` are the model, Contrast and Regions. Where patches are left out the decoder learns
     to do without them; the tower learns from whole pictures alone, as a CLIP tower did.

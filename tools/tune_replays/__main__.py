@@ -1,7 +1,7 @@
 """Replays of `pocketvlm tune` on the demo's recorded grid: ``PYTHONPATH=tools python -m
 tune_replays``.
 
-``record BUILD`` writes the grid anew from the answers of ``python -m frontier``; ``run`` replays.
+``record BUILD`` writes the grid again from the answers of ``python -m frontier``; ``run`` replays.
 """
 
 from __future__ import annotations

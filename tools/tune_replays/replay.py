@@ -21,7 +21,7 @@ class Replay:
     """A `Source` of recorded settings, the first of which is the baseline.
 
     Attributes:
-        settings: what each candidate stands for.
+        settings: the recorded setting of each candidate.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Replay:
     def answer(
         self, candidates: Sequence[Candidate], questions: Sequence[int], until: float
     ) -> Scores:
-        """See `Source`; an answer takes its time to the first token once."""
+        """See `Source`; an answer takes its time to first token once."""
         scores: dict[Candidate, dict[int, float]] = {one: {} for one in candidates}
         for question in questions:
             if self._seconds >= until:

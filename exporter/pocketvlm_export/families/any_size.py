@@ -45,7 +45,7 @@ def of_pixels(spec: VLMSpec, layout: LayoutSpec, least: int, most: int) -> VLMSp
 
 
 def of_size(spec: VLMSpec, layout: LayoutSpec, size: tuple[int, int], most: int) -> VLMSpec:
-    """Return ``spec`` for pictures of one size, of at most so many pixels; raises `RequestError`
+    """Return ``spec`` for pictures of one size, of at most so many pixels. Raises `RequestError`
     for a size that is no whole number of tokens, or larger."""
     factor = spec.vision.factor
     if any(edge % factor for edge in size):

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from pocketvlm.errors import CheckpointError, RequestError
 from pocketvlm.layouts import Medium
+from pocketvlm.text.templates import ChatTemplate
 from pocketvlm_export.caps import DEFAULT_TILES, MOST_COMPARED, Caps
 from pocketvlm_export.checkpoint import (
     Settings,
@@ -22,6 +23,7 @@ from pocketvlm_export.checkpoint import (
     image_processor,
     load_tokenizer,
     read_json,
+    special_tokens,
 )
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import assign, fill, understood, with_changes
@@ -51,7 +53,7 @@ class Family:
         processor: the name of transformers' processor class.
         medium: what its checkpoints read.
         beside: further media, each read by a family of its own, which differs in the tower and in
-            how pictures become slots; the decoder is the same.
+            how pictures become slots. The decoder is the same.
         rules: patterns of stored weights' names with what takes their place, so that a name begins
             with ``vision_tower.``, ``projector.`` or ``decoder.``; the first match decides.
             Published files, transformers 4 and transformers 5 name the same weights differently.
@@ -77,7 +79,7 @@ class Family:
         (re.compile(r"^(language_model\.model|model\.language_model)\."), "decoder.model."),
         (re.compile(r"^(language_model\.)?lm_head\."), "decoder.lm_head."),
     ]
-    # Buffers that transformers computes anew.
+    # Buffers that transformers computes again.
     unread: ClassVar[Sequence[re.Pattern[str]]] = [
         re.compile(r"^(.*\.)?(rotary_emb\.inv_freq|position_ids)$")
     ]
@@ -172,7 +174,7 @@ class Family:
         return suited(spec, size, square=self.square(settings))
 
     def capped(self, spec: VLMSpec, caps: Caps) -> VLMSpec:
-        """Return ``spec`` for pictures no larger than ``caps`` allow; raises `RequestError` for a
+        """Return ``spec`` for pictures no larger than ``caps`` allow. Raises `RequestError` for a
         cap that the family does not have, or a value that it cannot follow."""
         for name, value in caps.given.items():
             if name not in self.caps:
@@ -188,7 +190,7 @@ class Family:
     @staticmethod
     def parts_allowed(caps: Caps, least: int, own: int) -> int:
         """How many parts a picture is cut into at most, of a checkpoint that cuts into ``least`` to
-        ``own``; raises `RequestError` where others are asked for."""
+        ``own``. Raises `RequestError` where others are asked for."""
         if caps.max_tiles is None or "max_tiles" in caps.suggested:
             return max(least, min(caps.max_tiles or DEFAULT_TILES, own))
         if not least <= caps.max_tiles <= own:
@@ -346,19 +348,25 @@ class Family:
         """Return what transformers' processor in ``folder`` tokenizes of a question about so many
         pictures, the place of each a single token in it."""
         content = [*[{"type": self.medium}] * pictures, {"type": "text", "text": prompt}]
-        text: str = self.tokenizer(folder).apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=self.chat_template(folder),
-            add_generation_prompt=True,
-            tokenize=False,
+        return self.reference_conversation(folder, [{"role": "user", "content": content}])
+
+    def reference_conversation(self, folder: Path, messages: Sequence[Mapping[str, Any]]) -> str:
+        """As `reference_prompt`, of a conversation in messages with pictures as parts.
+
+        The runtime renders it before: transformers sets no bounds to what a template does.
+        """
+        tokenizer, template = self.tokenizer(folder), self.chat_template(folder)
+        ChatTemplate(template, special_tokens(tokenizer)).render(list(messages))
+        text: str = tokenizer.apply_chat_template(
+            list(messages), chat_template=template, add_generation_prompt=True, tokenize=False
         )
         return text
 
     def reference_positions(
-        self, spec: VLMSpec, ids: npt.NDArray[np.int64], grid: tuple[int, int]
+        self, spec: VLMSpec, ids: npt.NDArray[np.int64], grids: Sequence[tuple[int, int]]
     ) -> npt.NDArray[np.int64] | None:
-        """Return the positions of a prompt about one unpruned picture, whose ids are (n,) and whose
-        tokens are a grid of (rows, columns): int64 (axes, n). None where they are 0, 1, 2, ..."""
+        """Return the positions of a prompt about unpruned pictures, whose ids are (n,) and whose
+        tokens are grids of (rows, columns): int64 (axes, n). None where they are 0, 1, 2, ..."""
         return None
 
 

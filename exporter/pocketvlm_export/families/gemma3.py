@@ -1,5 +1,5 @@
 """Gemma 3 (``gemma3``): a SigLIP tower, squares of patches averaged to a token, a Gemma decoder in
-which the tokens of a picture see each other both ways.
+which the tokens of a picture attend to each other in both directions.
 
 What to know when it is pruned:
 

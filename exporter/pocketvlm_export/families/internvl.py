@@ -5,7 +5,7 @@ What to know when they are pruned:
 
 - The tower has a [CLS] token, and ranking patches by its attention works badly. With InternVL2-26B
   and 5 % of the tokens, 26.6 points were reported where random patches gave 42.9 (FasterVLM's
-  repository, issue 4). Methods that may choose weigh patches by the attention that they receive
+  repository, issue 4). Methods that may choose weight patches by the attention that they receive
   instead; ``fastervlm`` is allowed, with a warning.
 - A picture is cut into as many as 12 parts by the checkpoint's own settings, and the whole. An
   export allows `DEFAULT_TILES` unless ``--max-tiles`` says otherwise.
@@ -101,7 +101,7 @@ class InternVL(Family):
         return (
             f"{pruner} ranks patches by what [CLS] attends to, and InternViT's [CLS] ranks them "
             "worse than chance (26.6 points against 42.9 for random patches, InternVL2-26B at 5 % "
-            "of the tokens); scope weighs them by received attention by default here",
+            "of the tokens); scope weights them by received attention by default here",
         )
 
     def load_connector(self, weights: Weights, spec: VLMSpec) -> nn.Module:

@@ -7,7 +7,7 @@ What to know when they are exported:
   more than twice that is cut into tiles of 512 x 512 pixels and a thumbnail, where the processor
   says so. An export allows `DEFAULT_TILES` unless ``--max-tiles`` says otherwise; ``--layout
   whole`` makes large pictures smaller instead, as by ``do_image_splitting: false``.
-- The tower has no [CLS] token, so methods that rank patches by what it attends to are refused;
+- The tower has no [CLS] token, so methods that rank patches by what it attends to are refused.
   ``scope``, the default, weights them by received attention. That takes the attention map of one
   layer, by blocks of queries: half of what attention costs in that layer, once more.
 - What a convolution has read cannot be cut. A conversation continues from its last turn, and an

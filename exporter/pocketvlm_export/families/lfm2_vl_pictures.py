@@ -2,7 +2,7 @@
 
 It is registered with `AutoImageProcessor`, so that the checkpoint's settings are read, and the
 parity gate compares pixels, as with every other family. Resizing, scaling and normalising are those
-of transformers' Pillow backend; sizes, tiles and patches are computed anew here, and held against
+of transformers' Pillow backend; sizes, tiles and patches are computed again here, and compared with
 vectors of the class itself in the tests. torchvision's resize of 8-bit samples differs from
 Pillow's by one level in up to 2 % of them.
 """
@@ -49,7 +49,7 @@ class Lfm2VlImageProcessor(PilBackend):
     """Pictures as rows of patches, by transformers' names.
 
     ``pixel_values`` float32 (pictures or tiles, patches, patch x patch x 3), with ``do_pad`` filled
-    up to one number of patches; ``pixel_attention_mask`` int32 (..., patches); ``spatial_shapes``
+    up to one number of patches. ``pixel_attention_mask`` int32 (..., patches); ``spatial_shapes``
     int64 (..., 2), rows and columns of patches.
     """
 

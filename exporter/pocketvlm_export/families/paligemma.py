@@ -41,7 +41,7 @@ from pocketvlm_export.families.text_models import decoder_spec
 _TOWER = "siglip_vision_model"
 _DECODERS = ("gemma", "gemma2")
 _COUNT = "image_seq_length"  # tokens of a picture, in preprocessor_config.json
-# No stock client gives the decoder what it reads of a prompt that sees itself both ways.
+# No stock client gives the decoder its inputs for a prompt that attends in both directions.
 _ONE_TILE = {"single": LayoutSpec({"name": "single"})}
 # As `PaliGemmaProcessor` writes a prompt. Behind its last picture, wherever that is, comes what
 # other models begin a text with.

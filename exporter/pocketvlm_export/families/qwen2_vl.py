@@ -7,7 +7,7 @@ What to know when they are exported:
   export allows the pixels of `DEFAULT_TOKENS` tokens, one for 28 x 28 pixels, unless
   ``--max-pixels`` says otherwise; the checkpoints' own limit is 16,384. ``--fixed-size HxW`` makes
   graphs of one shape.
-- The tower has no [CLS] token, so methods that rank patches by what it attends to are refused;
+- The tower has no [CLS] token, so methods that rank patches by what it attends to are refused.
   ``scope``, the default, weights them by received attention. That takes the attention map of one
   layer, by blocks of queries: half of what attention costs in that layer, once more.
 - Dropped tokens leave gaps: what is left keeps the positions that it had in the whole picture.
@@ -185,12 +185,12 @@ class Qwen2VL(Family):
         return torch.arange(int(grid.prod()) // spec.vision.merge**2)
 
     def reference_positions(
-        self, spec: VLMSpec, ids: npt.NDArray[np.int64], grid: tuple[int, int]
+        self, spec: VLMSpec, ids: npt.NDArray[np.int64], grids: Sequence[tuple[int, int]]
     ) -> npt.NDArray[np.int64] | None:
         """By transformers' ``get_rope_index``."""
-        rows, columns = (edge * spec.vision.merge for edge in grid)
-        is_image = ids == spec.image_token_id
-        return upstream.rope_positions(self.model, spec.config, ids, is_image, (1, rows, columns))
+        merge, is_image = spec.vision.merge, ids == spec.image_token_id
+        patches = [(1, rows * merge, columns * merge) for rows, columns in grids]
+        return upstream.rope_positions(self.model, spec.config, ids, is_image, patches)
 
 
 class Qwen25VL(Qwen2VL):

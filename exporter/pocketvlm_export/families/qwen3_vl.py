@@ -4,7 +4,7 @@ of each token (DeepStack), and a Qwen3 decoder that reads them behind its first 
 What to know when they are exported:
 
 - The further features are outputs of the vision graph, ``deepstack_0`` and so on, gathered with the
-  kept tokens; the decoder graph has an input for each. Without them answers are wrong, not broken.
+  kept tokens. The decoder graph has an input for each. Without them answers are wrong, not broken.
 - A token is 32 x 32 pixels, so that a picture of the same size is fewer tokens than with Qwen2-VL.
 - Frequencies of the decoder's rotary embedding alternate between time, row and column; the
   positions themselves are Qwen2-VL's.

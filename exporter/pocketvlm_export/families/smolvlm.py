@@ -4,7 +4,7 @@ token, a Llama decoder.
 Checkpoints of the first SmolVLM call themselves ``idefics3``. What to know when they are pruned:
 
 - SigLIP has no [CLS] token, so methods that rank patches by what [CLS] attends to (``fastervlm``
-  and ``vtc-cls``) are refused; ``scope``, the default, weights them by received attention.
+  and ``vtc-cls``) are refused. ``scope``, the default, weights them by received attention.
 - Methods rank tokens after the pixel shuffle, which makes one of each square of ``scale_factor`` x
   ``scale_factor`` patches. A budget counts those (64 per tile in SmolVLM-256M), and a token's score
   is the mean over its patches.

@@ -2,8 +2,8 @@
 `pocketvlm.layouts.frames`.
 
 Its two towers are alike but for their weights. That for clips is exported unless ``--media``
-selects the other, or both. Pictures … are then a second vision graph, for they go through the tower
-for pictures, as LLaVA's do (``VideoLlavaModel.get_image_features``).
+selects the other, or both. Pictures then have a second vision graph, because they go through the
+tower for pictures, as LLaVA's do (``VideoLlavaModel.get_image_features``).
 """
 
 import re

@@ -16,7 +16,7 @@ from pocketvlm_export.gguf.windows import rope_of_all
 Sections = Literal["blocks", "turns"]
 _SECTIONS = 3  # time, rows, columns
 # Those that rows and columns leave over turn by time, and in llama.cpp not at all: that is no more
-# than rounding where they are as slow as this, in radians a token.
+# than rounding where they are as slow as this, in radians per token.
 _SLOW = 1e-5
 _BETAS = {"beta_fast": 32, "beta_slow": 1}  # the only ones llama.cpp has for these architectures
 
@@ -67,7 +67,7 @@ def has_sections(config: PretrainedConfig, head_dim: int, kind: Sections) -> boo
 
 
 def _left_over(config: PretrainedConfig, head_dim: int) -> list[float]:
-    """The frequencies, in radians a token, whose turn it is and whose section is used up."""
+    """The frequencies, in radians per token, whose turn it is and whose section is used up."""
     rope = config.rope_parameters
     return [
         rope["rope_theta"] ** (-2 * number / head_dim)

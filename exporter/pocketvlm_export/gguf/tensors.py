@@ -27,7 +27,7 @@ _QUERY_OR_KEY = re.compile(r".*self_attn\.([qk])_proj\.(weight|bias)$")
 
 @dataclass(frozen=True)
 class DecoderTensor:
-    """A tensor of the file: its name there, its shape, and how to load it as float32; ``exact`` is
+    """A tensor of the file: its name there, its shape, and how to load it as float32. ``exact`` is
     one that stays so, whatever the file's type."""
 
     name: str

@@ -37,8 +37,8 @@ class DecoderWithPast(nn.Module):
     ``extras``, (B, S, hidden) each, are added to the hidden state behind the first layers, one
     behind each: features of pictures' tokens, and zeros where there is text.
 
-    Where the tokens of a picture or of a prompt see each other both ways ``picture_ids`` (B, S)
-    says which, see `two_way_masks`; else it is None.
+    ``picture_ids`` (B, S), see `two_way_masks`, names the tokens of a picture or a prompt that
+    attend to each other in both directions; None if there are none.
     """
 
     def __init__(self, model: PreTrainedModel, attention: str = CAUSAL) -> None:
@@ -176,7 +176,7 @@ class DecoderGraph:
         )
 
     def _further(self, extras: Any, picture_ids: Any) -> tuple[Any, ...]:
-        """What stands for the inputs behind the cache that this graph has."""
+        """Sample inputs for those after the cache that this graph has."""
         if self.spec.attention != CAUSAL:
             return (extras, picture_ids)
         return (extras,) if self.spec.extras else ()

@@ -11,7 +11,7 @@ from pocketvlm_export.graphs.scores import rotate
 
 class LayerAttention:
     """`pocketvlm_export.decoder_stages.base.Attention` of one layer: softmax(q k^T / sqrt(d)) of
-    few rows, computed anew, so that the layer's own attention can be fused."""
+    few rows, computed again, so that the layer's own attention can be fused."""
 
     def __init__(
         self,

@@ -32,7 +32,8 @@ def two_way_masks(
     *,
     beyond_window: bool = False,
 ) -> torch.Tensor | Mapping[str, torch.Tensor]:
-    """Return the biases of a decoder whose tokens with the same number see each other both ways.
+    """Return the biases of a decoder whose tokens with the same number attend to each other in both
+    directions.
 
     A token sees what comes before it, itself, and of this run the tokens with its own number. Of
     them a layer with a sliding window sees what lies behind it, and less than
@@ -44,7 +45,7 @@ def two_way_masks(
         picture_ids: int64 (B, S), 0 for a token that sees none behind it.
         dtype: of the biases.
         beyond_window: tokens with its own number are seen wherever they are. transformers' models
-            (5.23) do so where a whole prompt is read both ways, and not where pictures are.
+            (5.23) do so for a bidirectional prompt, and not for bidirectional pictures.
 
     Returns:
         (B, 1, S, past + S), or one such for each kind of layer, as transformers' models read them.

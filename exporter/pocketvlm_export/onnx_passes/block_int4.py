@@ -1,4 +1,4 @@
-"""Stores weights in 4 bits with a scale a block, in ONNX Runtime's own operators: the `int4`
+"""Stores 4-bit weights with one scale per block, in ONNX Runtime's own operators: the `int4`
 precisions."""
 
 from collections.abc import Sequence

@@ -29,8 +29,8 @@ class DynamicInt8(ir.passes.InPlacePass):
 
     The nodes are those of ``onnxruntime.quantization.quantize_dynamic`` (QInt8, per channel,
     constant B only), which ONNX Runtime fuses at load; they are standard ONNX. That function itself
-    takes whole models, twice in memory and once more on disk, and loops over columns in Python;
-    here a weight is quantized when it is written. Activations are unsigned, since signed ones have
+    takes whole models, twice in memory and once more on disk, and loops over columns in Python.
+    Here a weight is quantized when it is written. Activations are unsigned, since signed ones have
     no fast path on x86. What reads the same activations shares their quantization.
 
     Rows are looked up as integers and scaled afterwards, by standard operators that every build of

@@ -16,7 +16,8 @@ _LEVELS = 255  # above 0, of an unsigned byte
 
 class StaticInt8(ir.passes.InPlacePass):
     """Put QuantizeLinear and DequantizeLinear before each MatMul by a weight, on both sides: signed
-    symmetric weights, a scale a column; unsigned activations, a scale and zero point a tensor.
+    symmetric weights, one scale per column; unsigned activations, one scale and zero point per
+    tensor.
 
     This is the form that engines of several makers multiply in integers: ONNX Runtime's own
     provider makes MatMulIntegerToFloat of it as it opens a graph, OpenVINO's its own product. The

@@ -44,7 +44,7 @@ class Evidence:
             patches, (B, N); [CLS] is left out. Of whole maps there is nothing: they are never made
             where a picture may have many patches.
         keys: of the score layer's attention, as its queries are compared with them and so turned by
-            their places where the tower turns them; the mean over heads, (B, N, d).
+            their places where the tower turns them. The mean over heads, (B, N, d).
         features: what the projector reads, (B, N, C).
         projected: what it makes of that, (B, N, hidden).
         text: input embeddings of the question's tokens, (1, T, hidden), without template; a row of
@@ -88,7 +88,7 @@ class Pruner:
     """A pruning method. A subclass is a module of this package and one line of its registry.
 
     A method scores patches (`score`), or selects them in a way of its own (`select`). One that
-    merges what it drops into what it keeps gives `Selection.features` beside the kept indices; it
+    merges what it drops into what it keeps gives `Selection.features` beside the kept indices. It
     says so (``merges``), reads ``features`` or ``projected``, and is not ``nested``.
 
     Attributes:
@@ -140,7 +140,7 @@ class Pruner:
 
     def settle(self, vision: VisionSpec) -> None:
         """Fill in the options that depend on the tower, and what it ``reads`` where that follows
-        from them; raises `RequestError` for a value that it has no room for."""
+        from them. Raises `RequestError` for a value that it has no room for."""
 
     def number(self, name: str) -> float:
         """Return an option that is a number."""
@@ -156,12 +156,12 @@ class Pruner:
         return max(1, round(tokens / 4))
 
     def score(self, evidence: Evidence) -> torch.Tensor:
-        """Return one score a patch, float32 (B, N); higher is kept first."""
+        """Return one score per patch, float32 (B, N); higher is kept first."""
         raise NotImplementedError
 
     def select(self, evidence: Evidence, budget: int) -> Selection:
         """Return the ``budget`` best patches in raster order, all where a picture has fewer, to be
-        traced into the graph; they are numbered among those that are there."""
+        traced into the graph. They are numbered among those that are there."""
         return take_best(self.score(evidence), budget)
 
 

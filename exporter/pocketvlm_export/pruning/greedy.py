@@ -1,9 +1,9 @@
 """Knows how patches are picked one after another, each by what it adds to those before.
 
-A pick does not depend on how many follow, so the first j picks are those of a budget of j: scores
-say the order, 1 - pick / N. Loops are unrolled, by `onnx_passes.UnrollPicks`, which says the same
-in ONNX: the runtime opens no graph with a loop in it, and an ONNX Loop is not faster (0.96 to 1.07
-of the time, `benchmark picking`).
+A pick does not depend on how many follow, so the first j picks are those of a budget of j. Scores
+give the order: 1 - pick / N. Loops are unrolled, by `onnx_passes.UnrollPicks`, which writes the
+same in ONNX. The runtime opens no graph with a loop in it, and an ONNX Loop is not faster (0.96 to
+1.07 of the time, `benchmark picking`).
 """
 
 import torch
@@ -20,10 +20,10 @@ def farthest_first(
     """Return the ``count`` first picks in order, int64: (B, N, N) -> (B, count).
 
     First the patch whose nearest neighbour is farthest away, then again and again the one farthest
-    from all that are picked. With ``weights`` (B, N), none below 0, the first is the one that
-    weighs most, and the distance from what is picked counts times the weight.
+    from all that are picked. With ``weights`` (B, N), none below 0, the first is the one that has
+    the largest weight, and the distance from what is picked counts times the weight.
 
-    The distance of each patch from its nearest pick is kept as it is, never computed anew. What
+    The distance of each patch from its nearest pick is kept as it is, never computed again. What
     comes behind the first N picks, where ``count`` is larger, means nothing.
     """
     tokens = distances.shape[-1]
@@ -46,7 +46,7 @@ def _farthest_first(
     weights: torch.Tensor | None,
     count: int,
 ) -> torch.Tensor:
-    """Four nodes a pick, five with weights."""
+    """Four nodes per pick, five with weights."""
     nearest: torch.Tensor | None = None
     order = []
     for _ in range(count):
@@ -86,7 +86,7 @@ def _widest_cover(
     picked: torch.Tensor,
     count: int,
 ) -> torch.Tensor:
-    """Ten nodes a pick, of which three go over all N^2."""
+    """Ten nodes per pick, of which three go over all N^2."""
     order = []
     for _ in range(count):
         # ``alike`` is read by rows, which lie together in memory.

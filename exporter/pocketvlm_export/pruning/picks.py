@@ -25,7 +25,7 @@ def one_by_one(
     count).
 
     While an ONNX graph is traced that is a node of the type ``kind`` in `DOMAIN` with the inputs of
-    the loop; its unrolled form is `onnx_passes.UnrollPicks`'s to write.
+    the loop. Its unrolled form is `onnx_passes.UnrollPicks`'s to write.
     """
     if not torch.onnx.is_in_onnx_export():
         return loop(*inputs, count)

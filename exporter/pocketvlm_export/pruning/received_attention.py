@@ -2,7 +2,7 @@
 a [CLS] token.
 
 It is what VisionZip (arXiv 2412.04467) and others put in the place of the [CLS] row where an
-encoder has none; it ranks patches otherwise than that row does, and is another method.
+encoder has none. It ranks patches otherwise than that row does, and is another method.
 """
 
 from typing import ClassVar

@@ -79,7 +79,7 @@ class Criterion:
         raise NotImplementedError
 
     def score(self, seen: Seen) -> torch.Tensor:
-        """Return one score a token, float32 (B, n); those with the highest are kept."""
+        """Return one score per token, float32 (B, n); those with the highest are kept."""
         raise NotImplementedError
 
     def choose(self, seen: Seen, keep: int) -> torch.Tensor:

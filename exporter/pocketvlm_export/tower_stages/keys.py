@@ -17,7 +17,7 @@ PART = 16  # of the tokens that are left, one in so many is dropped in a round
 
 class Keys(Criterion):
     """Rounds over S = K K^T, with K the means over heads of keys, L2-normalised. Each drops the
-    floor(n / 16) tokens with the largest sums over their rows, until the number to keep is … go on.
+    floor(n / 16) tokens with the largest sums over their rows, until only those to keep are left.
 
     A sum over a row of S is the key's product with the sum of all keys: S itself is never made. The
     authors do this in several layers, about 30 % dropped in all.

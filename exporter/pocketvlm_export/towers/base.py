@@ -144,5 +144,5 @@ class Tower:
 
     def block(self, layer: Any, geometry: Any) -> Block:
         """Return the parts of a layer, for the score layer and for a layer that is computed for
-        some patches only; its attention is among all tokens."""
+        some patches only. Its attention is among all tokens."""
         raise NotImplementedError

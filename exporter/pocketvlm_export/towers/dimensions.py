@@ -38,7 +38,7 @@ class Dimensions:
 
 def mlp_width(settings: Settings, hidden: int) -> int:
     """Return the width of the hidden layer of a tower's MLPs, stated itself or as a ratio to the
-    width of a token; raises `CheckpointError` where neither is a number above 0."""
+    width of a token. Raises `CheckpointError` where neither is a number above 0."""
     if settings.stated("intermediate_size") is not None:
         return settings.integer("intermediate_size")
     width = int(hidden * settings.number("mlp_ratio"))

@@ -83,7 +83,7 @@ def stretched(table: torch.Tensor, rows: int, columns: int, merge: int) -> torch
     """Return the positions of a picture of so many tokens, square by square: (P, C).
 
     The corners of the ``table`` lie on those of the picture; between its points it is interpolated
-    linearly both ways, each patch from the four around it.
+    linearly in both directions, each patch from the four around it.
     """
     side = int(table.shape[0] ** 0.5)
     row, column = places_of(rows, columns, merge)

@@ -98,8 +98,8 @@ def resizing(length: int, target: int) -> torch.Tensor:
     """Return the float32 matrix (target, length) that resizes a row of samples bilinearly, with
     antialiasing where it becomes shorter: what ``torch.nn.functional.interpolate`` computes.
 
-    Each sample of the target lies somewhere among those of the source. They weigh less the further
-    they are, down to nothing at a distance of one sample of the coarser of both.
+    Each sample of the target lies somewhere among those of the source. Their weights fall the
+    further they are, down to nothing at a distance of one sample of the coarser of both.
     """
     places = torch.arange(target, dtype=torch.float32) + 0.5
     scale = length / (places.amax(dim=0) + 0.5)

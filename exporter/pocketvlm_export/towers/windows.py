@@ -11,7 +11,7 @@ from pocketvlm_export.towers.base import Block
 
 @dataclass(frozen=True)
 class Windows:
-    """How a picture is cut into windows of S patches; those at the right and bottom edge are filled
+    """How a picture is cut into windows of S patches. Those at the right and bottom edge are filled
     up with patch 0, which nobody attends to there.
 
     Attributes:

@@ -144,7 +144,7 @@ def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
 
 def vision_alone(artifact: Artifact) -> Artifact:
     """Return an artifact of a further medium with no more decoders than show that its prompts are
-    answered as the checkpoint answers them: the others were held against it with the first."""
+    answered as the checkpoint answers them: the others were compared with it with the first."""
     spec = artifact.manifest.decoder
     if GATE_PRECISION not in spec.graphs:
         exact = GATE_GGUF_TYPE if GATE_GGUF_TYPE in spec.gguf else next(iter(spec.gguf), "")

@@ -1,5 +1,5 @@
-"""Knows how a GGUF decoder is held against transformers: in float32 exactly, in other types by what
-they lose.
+"""Knows how a GGUF decoder is compared with transformers: in float32 exactly, in other types by
+what they lose.
 
 llama.cpp computes as exactly as it can meanwhile: flash attention off, the cache in float32.
 """

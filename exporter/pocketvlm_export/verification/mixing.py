@@ -51,8 +51,8 @@ def make_mixer(
 ) -> Mixer:
     """Return how ``pruner``, which merges, does so with a picture.
 
-    ``projector`` maps (..., C) to (..., hidden): the graph's own, which without merging is held
-    against transformers' connector.
+    ``projector`` maps (..., C) to (..., hidden): the graph's own, which without merging is compared
+    with transformers' connector.
     """
     late = "projected" in pruner.reads
     tokens = encoded.projected if late else encoded.features

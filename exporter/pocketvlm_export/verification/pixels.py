@@ -1,5 +1,5 @@
-"""Knows how the pixels that the runtime makes of a picture are held against transformers' own image
-processor."""
+"""Knows how the pixels that the runtime makes of a picture are compared with transformers' own
+image processor."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +25,7 @@ def compare_pixels(
     checkpoint: Checkpoint, artifact: Artifact, layout: LayoutSpec
 ) -> dict[str, Any]:
     """Return how pixel_values of a few pictures, or of a clip, differ from those of transformers'
-    class by the artifact's preprocessor_config.json; ``passed`` says whether they are equal.
+    class by the artifact's preprocessor_config.json. ``passed`` says whether they are equal.
 
     Its Pillow backend is meant: the torchvision one differs from it by one or two levels of 255.
     """

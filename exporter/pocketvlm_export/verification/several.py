@@ -1,4 +1,4 @@
-"""Knows how a prompt with several pictures is held against transformers, where these are arranged
+"""Knows how a prompt with several pictures is compared with transformers, where these are arranged
 otherwise than a picture alone."""
 
 from typing import Any

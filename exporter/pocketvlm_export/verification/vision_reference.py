@@ -86,8 +86,8 @@ class VisionReference:
 
 @dataclass(frozen=True)
 class _Read:
-    """transformers' results for one picture: features of every token by name, of which the kept are
-    selected afterwards; the ranking of its tokens; and how a method merges them."""
+    """transformers' results for one picture: features of every token by name, the ranking of its
+    tokens, and how a method merges them. The kept ones are selected afterwards."""
 
     features: Mapping[str, Floats]
     ranking: Ranking
@@ -102,7 +102,7 @@ def vision_reference(
     text: Floats | None = None,
 ) -> dict[int, VisionReference]:
     """Run tower and connector on ``pixel_values`` (B, 3, H, W), with ``stages`` inside the tower,
-    and select as ``pruning`` says, at all its budgets; ``text`` is the question's, see
+    and select as ``pruning`` says, at all its budgets. ``text`` is the question's, see
     `text_reference`.
 
     One picture at a time: attention maps are large.

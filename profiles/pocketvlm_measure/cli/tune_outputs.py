@@ -120,7 +120,7 @@ class Outputs:
             yield f"{self.export}: {size / 1e6:.1f} MB, answers as chosen: {chosen.candidate.case}"
             if artifact.manifest.self_test is not None and manifest.self_test is None:
                 yield (
-                    f"{self.export} has no self-test, which only the exporter could measure anew: "
+                    f"{self.export} has no self-test, which only the exporter could measure again: "
                     "it answers on the CPU alone"
                 )
 

@@ -21,7 +21,7 @@ def against_budget(summary: Summary) -> bytes:
 
 
 def against_first_token(summary: Summary) -> bytes:
-    """The same against the median time to the first token."""
+    """The same against the median time to first token."""
     return _against(summary, "time to first token, ms: median", lambda score: score.ttft_ms.median)
 
 

@@ -19,8 +19,8 @@ def settled_precision(
 ) -> Choice:
     """Return what ONNX Runtime's decoder answers in, and why.
 
-    Answers in another precision would be asked for anew, and so what is free at the moment must not
-    decide between them.
+    Answers in another precision would be asked for again, and so what is free at the moment must
+    not decide between them.
 
     Args:
         manifest: of an artifact with a pair of decoders.

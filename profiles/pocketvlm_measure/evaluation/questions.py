@@ -114,7 +114,7 @@ def read_questions(path: Path, limit: int | None = None) -> QuestionSet:
 
 def _lines(path: Path, digest: Callable[[bytes], None]) -> Iterator[bytes]:
     """The lines with their ends, of one that is too long only the first `MAX_LINE_BYTES` bytes and
-    one, the first without a byte order mark; ``digest`` gets every byte."""
+    one, the first without a byte order mark. ``digest`` gets every byte."""
     try:
         with path.open("rb") as file:
             begun = False

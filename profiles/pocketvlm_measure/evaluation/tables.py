@@ -133,7 +133,7 @@ def _cases(summary: Summary) -> Table:
     )
     title = f"{metric.figures[0].capitalize()}"
     title += f", the difference being from {' or '.join(against)}" if 0 < len(against) <= 2 else ""
-    return Table(f"{title}; time to the first token, median:", head, body)
+    return Table(f"{title}; time to first token, median:", head, body)
 
 
 def _of(summary: Summary, score: Score) -> Score:

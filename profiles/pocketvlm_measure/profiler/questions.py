@@ -85,7 +85,7 @@ class Question:
         return cls(**{**stated, **paths, "picture_size": size and (size[0], size[1])})
 
     def open(self, artifact: Artifact) -> list[Shown]:
-        """The pictures and clips, or the noise in their place; raises `PocketVLMError` for one that
+        """The pictures and clips, or the noise in their place. Raises `PocketVLMError` for one that
         is refused, or of a kind that the artifact does not read."""
         size, most = self.picture_size and self.picture_size[::-1], PictureLimits().max_pixels
         if size and not 0 < size[0] * size[1] <= most:

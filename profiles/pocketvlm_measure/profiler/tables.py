@@ -31,7 +31,7 @@ def notes(profile: Profile) -> Iterator[str]:
     if any(FURTHER in result.stages for result in profile.results):
         yield (
             "further: to the first token of another question about the same pictures, which the "
-            "tower does not see again; it selects anew, and the prompt is read again"
+            "tower does not see again; it selects again, and the prompt is read again"
         )
     if any(result.select_share is None for result in profile.results):
         yield ("select was not measured: the vision graph names no node as selecting")
@@ -142,8 +142,8 @@ def _per(profile: Profile) -> str:
 
 
 def _case_head(profile: Profile) -> list[str]:
-    """Heads of the columns that name a case; a picture in several tiles, or a clip, has the
-    budget in each, so both numbers get a column."""
+    """Heads of the columns that name a case. A picture in several tiles, or a clip, has the budget
+    in each, so both numbers get a column."""
     return [
         *([_per(profile)] if _in_tiles(profile) else []),
         "tokens",

@@ -91,7 +91,7 @@ class Pairs:
 
 
 def read_pairs(pictures: Path, questions: Path, limit: int | None = None) -> Pairs:
-    """Read a folder of pictures, and a text file with one question a line.
+    """Read a folder of pictures, and a text file with one question per line.
 
     Args:
         pictures: files in it whose names end as pictures' do; folders in it are not entered.
@@ -160,13 +160,13 @@ def _texts(path: Path) -> list[str]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise RequestError(
             f"--questions {path} cannot be read ({reason})",
-            expected="a text file, one question a line",
+            expected="a text file, one question per line",
             setting="questions",
         ) from error
     texts = list(dict.fromkeys(line.strip() for line in text.split("\n") if line.strip()))
     if not texts:
         raise RequestError(
-            f"--questions {path} is empty", expected="one question a line", setting="questions"
+            f"--questions {path} is empty", expected="one question per line", setting="questions"
         )
     return texts
 

@@ -3,9 +3,9 @@
 For every mean m a gambler bets against "the true mean is at most m" with some share of the capital
 at each observation. If the statement is true the capital is a nonnegative supermartingale from 1,
 so it ever reaches 1/error with a chance of at most ``error`` (Ville 1939). Where it does, m is
-ruled out; the bound is the largest m that is (Waudby-Smith & Ramdas 2023, *Estimating means of
+ruled out. The bound is the largest m that is (Waudby-Smith & Ramdas 2023, *Estimating means of
 bounded random variables by betting*). Which share is best depends on the variance, so the capital
-is spread over a few shares for good (their diversified Kelly bets); the result depends on the
+is spread over a few shares for good (their diversified Kelly bets). The result depends on the
 observations alone, not on their order or on when one looked.
 """
 

@@ -86,7 +86,7 @@ class Variant:
         providers: tuple[str, ...] = (),
     ) -> Iterator[Case]:
         """Yield every configuration that it can answer in, the baseline's first where it is the
-        unpruned one; pictures in their own size first, then smaller ones.
+        unpruned one. Pictures in their own size first, then smaller ones.
 
         Args:
             threads: of each engine.

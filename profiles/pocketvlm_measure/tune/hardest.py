@@ -24,7 +24,7 @@ def hardest(artifact: Artifact, questions: Sequence[Question]) -> profiler.Quest
     bytes.
 
     Pictures within the set itself (data URIs) cannot be handed to another process: noise of their
-    size stands for them. A set without pictures is timed with noise too.
+    size replaces them. A set without pictures is timed with noise too.
     """
     question = max(questions, key=lambda one: (*_work(one), len(one.text)))
     files = not any(reference.startswith(DATA) for reference in question.media)

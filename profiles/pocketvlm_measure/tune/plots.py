@@ -32,7 +32,7 @@ _CHOSEN = ("#009e73", "*")
 
 
 def frontier(tuning: Tuning) -> bytes:
-    """What was lost, with its interval, against the median time to the first token: every candidate
+    """What was lost, with its interval, against the median time to first token: every candidate
     that was timed and asked. Limits are lines, the choice is a star."""
 
     def draw(axes: Axes) -> None:

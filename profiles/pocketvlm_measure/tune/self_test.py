@@ -1,5 +1,5 @@
 """Knows what the self-test of an artifact is of a smaller one that was made of it, the same for
-less, measured anew, or none; and how what other clients read is written anew."""
+less, measured again, or none; and how what other clients read is written again."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def with_self_test(manifest: Manifest, text: str | None) -> Manifest:
 
 def measured_anew(folder: Path, manifest: Manifest) -> Manifest:
     """Have the exporter that is installed write a self-test into ``folder``, whose manifest is not
-    written yet; returns the manifest with it, or as it was where none is installed or it cannot."""
+    written yet. Returns the manifest with it, or as it was where none is installed or it cannot."""
     written = _by_exporter("self_test", folder, manifest)
     if written is None:
         return manifest

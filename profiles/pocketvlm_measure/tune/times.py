@@ -1,5 +1,5 @@
-"""Knows how the times of turns are kept, a turn a line, so that a tuning that was killed goes
-on."""
+"""Knows how the times of turns are kept, one per line, so that a tuning that was killed
+continues."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 class TimesFile(LineFile):
-    """The turns of one tuning. A turn that was cut off by a kill is taken anew: what was measured
+    """The turns of one tuning. A turn that was cut off by a kill is taken again: what was measured
     before it and after it would not have been measured under the same conditions.
 
     Attributes:

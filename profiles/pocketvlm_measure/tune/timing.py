@@ -57,7 +57,7 @@ class Stopwatch:
         return tuple(peak for peak in peaks if peak is not None)
 
     def ratios(self, candidate: Candidate) -> tuple[float, ...]:
-        """Of each turn, the time to the first token by the baseline's in the same turn."""
+        """Of each turn, the time to first token by the baseline's in the same turn."""
         baseline = self.source.baseline
         return tuple(
             turn[candidate].ttft_ms / turn[baseline].ttft_ms

@@ -144,7 +144,7 @@ class Evidence:
 
     @property
     def ratio(self) -> float | None:
-        """Median of the ratios: its time to the first token by the baseline's; None where it was
+        """Median of the ratios: its time to first token by the baseline's; None where it was
         not timed."""
         return median(self.ratios) if self.ratios else None
 

@@ -141,7 +141,7 @@ class Manifest:
 
     @property
     def content_id(self) -> str:
-        """SHA-256 (hex) of the files table, whose checksums were held against the files when the
+        """SHA-256 (hex) of the files table, whose checksums were compared with the files when the
         artifact was opened: two artifacts may state one ``artifact_id``, but not this."""
         return files_digest(self.files)
 

@@ -27,7 +27,7 @@ TEXT_EMBEDS = "text_embeds"
 # Numbers that a token's position has, by ``decoder.positions``. With more than one the decoder
 # graphs' ``position_ids`` is (numbers, batch, tokens); `pocketvlm.decoders.positions` makes them.
 POSITION_AXES = {"contiguous": 1, "mrope": 3}
-# Which tokens see each other, ``decoder.attention``: each those before it; in the prefill the
+# Which tokens attend to each other, ``decoder.attention``: each those before it. In the prefill the
 # tokens of one picture also each other; or all of a prompt, which is then read in one run. The
 # graphs of all but the first have the input ``picture_ids``, `pocketvlm.decoders.attention`.
 CAUSAL, PICTURES, PROMPT = ATTENTIONS = ("causal", "pictures", "prompt")
@@ -80,7 +80,7 @@ class Pruning:
 @dataclass(frozen=True)
 class Tower:
     """The dimensions of a vision graph's matrices: transformer layers, their widths, and the tokens
-    of a tile in them, [CLS] counted; with dynamic resolution those of the largest picture.
+    of a tile in them, [CLS] counted. With dynamic resolution those of the largest picture.
 
     ``mlp_matrices`` is 3 where the MLP is gated. ``windowed_layers`` of the layers attend within
     windows of ``window`` patches, the others to the whole picture.
@@ -106,7 +106,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class Vision:
-    """Vision graphs: ``graphs[budget][precision]`` is a file name; ``image_size`` is (height,
+    """Vision graphs: ``graphs[budget][precision]`` is a file name. ``image_size`` is (height,
     width) in pixels, None where resolution is dynamic: then N ``tokens_before`` are those of the
     largest picture. ``default_precision`` is used unless another is requested.
 
@@ -176,13 +176,13 @@ class DecoderSpec:
     ``default_precisions``, {engine: precision or GGUF type}.
 
     ``embed`` and ``graphs`` are ONNX Runtime's, ``gguf`` is llama.cpp's, by GGUF type. ``tables``
-    maps each decoder's precision to that of the table in ``embed`` that it reads. With
-    ``stages`` the graphs are of another kind, which drops visual tokens on its way; those that go
-    on keep their positions. ``positions`` is
-    how tokens are numbered, one of `pocketvlm.decoders.positions.POSITIONS`, and
-    ``first_position`` is the number of a sequence's first token. ``attention`` is which of them see
-    each other, one of `ATTENTIONS`. ``picture_text`` is None where the template writes the image
-    token itself, and with it all that stands around.
+    maps each decoder's precision to that of the table in ``embed`` that it reads. With ``stages``
+    the graphs are of another kind, which drops visual tokens between layers; those that are kept
+    keep their positions. ``positions`` is how tokens are numbered, one of
+    `pocketvlm.decoders.positions.POSITIONS`, and ``first_position`` is the number of a sequence's
+    first token. ``attention`` is which of them attend to each other, one of `ATTENTIONS`.
+    ``picture_text`` is None if the template writes the image token itself and all the text around
+    it.
 
     ``extras`` are those further outputs of the vision graph that the decoder reads too: an input of
     that name each, float32 (batch, tokens, hidden), zeros where there is text. llama.cpp reads them
@@ -311,7 +311,7 @@ class SelfTest:
 @dataclass(frozen=True)
 class MediumSpec:
     """A further medium that an artifact reads, pictures beside clips: its own vision graphs, what
-    they keep, and the token in its places; the decoder is the same."""
+    they keep, and the token in its places. The decoder is the same."""
 
     image_token_id: int
     pruning: Pruning

@@ -21,7 +21,7 @@ class Stage:
     """Visual tokens are dropped before ``layer``, and layers from there on read ``keep`` of them.
 
     Whether the layers are the tower's or the decoder's follows from the field that holds it. What
-    is kept of one stage is ranked anew by the next, among what is left.
+    is kept of one stage is ranked again by the next, among what is left.
 
     Attributes:
         layer: counted from 0, 1 or more: tokens are ranked by what the one before it does.

@@ -99,7 +99,7 @@ class _Conversation:
                 self._refuse(error)
 
     def show(self, path: Path) -> None:
-        """Read a picture now, so that what is wrong with it is said now."""
+        """Read a picture now, so that an unreadable one is refused now."""
         from pocketvlm.text.messages import check_media
         from pocketvlm.vision.viewer import open_medium
 

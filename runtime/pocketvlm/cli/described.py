@@ -79,7 +79,7 @@ def describe(artifact: Artifact) -> Iterator[str]:
 
 
 def _self_test_text(manifest: Manifest) -> str:
-    """What a device is held against."""
+    """What a device is compared with."""
     tests = [manifest.self_test, *(other.self_test for other in manifest.media.values())]
     files = [name for test in tests if test for name in (test.file, *test.pictures)]
     if not files:
@@ -109,7 +109,7 @@ def _pruning_text(manifest: Manifest, layout: Layout) -> Iterator[str]:
     if manifest.vision.selectors:
         yield (
             "           selected by the question: the vision graph gives all tokens, which further "
-            "questions select from anew"
+            "questions select again from"
         )
 
 

@@ -139,7 +139,7 @@ def _refuse_if_given(_ctx: click.Context, _param: click.Parameter, value: str | 
         refuse_auto()
 
 
-# They tuned ``--budget auto``; scripts that still give them are told why it went.
+# They tuned ``--budget auto``; scripts that still give them get the reason for its removal.
 _REMOVED = [
     click.option(name, hidden=True, expose_value=False, callback=_refuse_if_given)
     for name in ("--score-share", "--min-tokens")

@@ -101,7 +101,7 @@ def summary(answer: Answer) -> str:
         line += f"{which} read at a fraction of the size for the memory that it would take, "
     if anew := answer.pictures_selected_anew:
         which = "1 picture was" if anew == 1 else f"{anew} pictures were"
-        line += f"{which} selected from anew by the question, "
+        line += f"{which} selected again by the question, "
     line += (
         f"{' and then '.join(map(str, tokens['stages']))} of them in later layers, "
         if "stages" in tokens and tokens["before"]

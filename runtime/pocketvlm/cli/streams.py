@@ -26,7 +26,7 @@ def standard_streams() -> Iterator[None]:
 
     What a command writes to files is written in any case. Standard input that is closed is empty.
     Standard error that is closed or full loses what is written there. So does standard output, and
-    the exit code is then 1; where nobody reads it any more (``| head -1``) the command ends at
+    the exit code is then 1. Where nobody reads it any more (``| head -1``) the command ends at
     once, with 1 too.
 
     Raises:

@@ -36,7 +36,7 @@ _MAX_NAME = 63  # characters of a tensor's name
 _MOST_KERNEL = 1000
 _MAX_WIDTH = 1 << 20  # of any dimension that is no vocabulary
 
-# Tensor types that a decoder's matrices may have: id -> (weights a block, bytes a block). Vectors
+# Tensor types that a decoder's matrices may have: id -> (weights a block, bytes per block). Vectors
 # are float32.
 F32 = 0
 TENSOR_TYPES = {
@@ -58,7 +58,7 @@ _CONTIGUOUS = ("llama", "qwen2", "qwen3", "phi3", "gemma", "gemma2", "gemma3", "
 # Architectures with layers that are convolutions, which have no KV heads: these list the heads of
 # each layer.
 _HYBRID = ("lfm2",)
-# By architecture how llama.cpp numbers a token, one of `pocketvlm.decoders.positions.POSITIONS`.
+# By architecture how llama.cpp numbers per token, one of `pocketvlm.decoders.positions.POSITIONS`.
 ARCHITECTURES = dict.fromkeys(_CONTIGUOUS, "contiguous") | dict.fromkeys(
     ("qwen2vl", "qwen3vl"), "mrope"
 )
@@ -208,7 +208,7 @@ def _dimensions(file: GgufFile) -> GgufHeader:
         f"{family}.{_EXTRAS} are {extras} of {layers} layers": (
             extras <= min(layers - 1, _MOST_EXTRAS)
         ),
-        # llama.cpp divides by their sum, and begins anew where they do not fill a head.
+        # llama.cpp divides by their sum, and begins again where they do not fill a head.
         f"{family}.{_SECTIONS} are {list(sections)} for {rotated // 2} frequencies": (
             (_SECTIONS in own) == mrope
             and min(sections) >= sections[-1] == 0

@@ -117,7 +117,7 @@ def _patterns(schema: Mapping[str, Any]) -> set[str]:
 
 
 def _combines(schema: Mapping[str, Any]) -> bool:
-    """Whether a text may have to match what is said here and elsewhere too."""
+    """Whether a text may have to match this schema and one elsewhere too."""
     others = schema.keys() - _NOTES
     return "allOf" in schema or (bool(others & _ELSEWHERE) and len(others) > 1)
 

@@ -48,7 +48,7 @@ class RecurrentStates:
             del self._states[next(iter(self._states))]
 
     def go_back(self, context: LlamaContext, track: Track) -> Track:
-        """Bring the layers back to a track's end, or as near before it as a state is held; returns
+        """Bring the layers back to a track's end, or as near before it as a state is held. Returns
         the track of that length, which is empty where there is none."""
         for length in sorted(held for held in self._states if held <= track.end.length)[::-1]:
             shorter, state = track.cut(length), self._states[length]

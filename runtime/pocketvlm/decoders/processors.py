@@ -190,7 +190,7 @@ def penalise_answer(
     ids: Ints, scores: Scores, *, prompt: int, presence: float, frequency: float
 ) -> Scores:
     """Subtract ``presence`` from the score of each id that the answer so far has, and ``frequency``
-    as often as it has it; the first ``prompt`` ids do not count.
+    as often as it has it. The first ``prompt`` ids do not count.
 
     OpenAI's ``presence_penalty`` and ``frequency_penalty``, as its API reference defines them and
     vLLM computes them.

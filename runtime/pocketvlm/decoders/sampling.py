@@ -74,7 +74,7 @@ class Sampling:
         presence_penalty: subtracted from the logit of each token that the answer so far has, -2 to
             2; the prompt does not count.
         frequency_penalty: as ``presence_penalty``, once for each time that the answer has it.
-        logit_bias: pairs of a token id and what is added to its logit, -100 to 100; a mapping is
+        logit_bias: pairs of a token id and what is added to its logit, -100 to 100. A mapping is
             taken too, with ids as numbers or as JSON has them.
         json_schema: the answer is JSON that is valid by this schema: tokens that would lead
             elsewhere are never picked, and it ends where it is whole. The schema is a mapping or

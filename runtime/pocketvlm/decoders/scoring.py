@@ -24,6 +24,8 @@ class ScoringDecoder(OnnxDecoder):
     """As `OnnxDecoder`; its sequences are `ScoringSequence`."""
 
     kind: ClassVar[str] = metadata.SCORING_DECODER
+    # What is paid to a picture is counted over one run behind it.
+    divides: ClassVar[bool] = False
 
     def sequence(self) -> ScoringSequence:
         """See `Decoder.sequence`."""
@@ -35,7 +37,7 @@ class ScoringSequence(OnnxSequence):
 
     The rows that count are those of text: in a prefill those after its last picture, or all of them
     if the pictures are in the cache; and each token that is decoded after it. A prefill begins
-    anew.
+    again.
     """
 
     def __init__(self, graphs: Graphs) -> None:

@@ -27,7 +27,7 @@ Where a prompt has several pictures, none of them is cut: each is put in the mid
 long as its longer edge, of the colour {colour} (red, green, blue; an odd pixel is left over at the
 right or bottom), and that is resized to {base} by the same filter: one tile, whose rows of
 `image_features` come in their order, and behind them the vector `image_newline` once. A picture
-that was alone in a conversation is read anew so as soon as another joins it."""
+that was alone in a conversation is read again so as soon as another joins it."""
 _SHRINK = """
 
 With all {patches} tokens of each tile there are at most {most} x {patches} in the map: of more than

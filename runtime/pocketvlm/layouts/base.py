@@ -133,8 +133,8 @@ class Layout(Protocol[_Input]):
         """
 
     def grids(self) -> Sequence[TileGrid]:
-        """Every grid that pictures of any size may be cut into, the one with the most tiles last;
-        with dynamic resolution that of the largest picture alone."""
+        """Every grid that pictures of any size may be cut into, the one with the most tiles last.
+        With dynamic resolution that of the largest picture alone."""
 
     def largest_size(self) -> tuple[int, int]:
         """(height, width) in pixels of a picture that takes the most tiles, or tokens, and is not
@@ -149,7 +149,7 @@ class Layout(Protocol[_Input]):
         no grid."""
 
     def capped(self, *, max_pixels: int | None = None, max_tiles: int | None = None) -> Self:
-        """The same layout for smaller pictures, or fewer tiles a picture, than it was made for.
+        """The same layout for smaller pictures, or fewer tiles per picture, than it was made for.
 
         Args:
             max_pixels: height times width of what the vision graph reads of a picture at most; None
@@ -203,7 +203,7 @@ class Prepared:
     """What layouts have in common: their config, and the steps of a tile where they were made to
     cut.
 
-    What is said of a layout here is true of most: no constants, several tiles, no smaller limits.
+    The defaults here fit most layouts: no constants, several tiles, no smaller limits.
     """
 
     name: ClassVar[str]

@@ -72,7 +72,7 @@ class TileGrid:
 @dataclass(frozen=True)
 class Tiles:
     """A picture as the vision graph reads it: float32 (tiles, 3, height, width), and how it was
-    cut; ``further`` are those of the grid's further `TileGrid.batches`."""
+    cut. ``further`` are those of the grid's further `TileGrid.batches`."""
 
     pixel_values: Floats
     grid: TileGrid

@@ -1,4 +1,4 @@
-"""One tile a picture, padded to a square of the mean colour and resized; a newline may end it.
+"""One tile per picture, padded to a square of the mean colour and resized; a newline may end it.
 
 LLaVA-OneVision reads the pictures of a prompt so that has several of them.
 """

@@ -216,7 +216,7 @@ class TilesAndThumbnail(MarkedResize):
 
     def grid(self, height: int, width: int) -> TileGrid:
         """One tile of as many tokens as the resized picture covers, or the grid whose proportions
-        are nearest to the picture's; raises `PictureError` for one that is too narrow."""
+        are nearest to the picture's. Raises `PictureError` for one that is too narrow."""
         whole = super().grid(height, width)
         if not self._is_large(height, width):
             return whole

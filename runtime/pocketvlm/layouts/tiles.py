@@ -44,7 +44,7 @@ tile after tile with nothing between, and the ids {after}."""
 class ClosestTiles(Prepared):
     """See `pocketvlm.layouts.base.Layout`.
 
-    Options: ``min_tiles`` and ``max_tiles`` that a picture is cut into, the whole not counted;
+    Options: ``min_tiles`` and ``max_tiles`` that a picture is cut into, the whole not counted.
     ``before`` and ``after``, lists of the token ids around the slots of a picture.
     """
 

@@ -28,7 +28,7 @@ def ends_early(source: BinaryIO) -> bool:
         source: the whole file; it may be left at any place.
 
     Returns:
-        True only for Matroska, WebM, MP4, MOV and GIF; other files do not state it, or what they
+        True only for Matroska, WebM, MP4, MOV and GIF. Other files do not state it, or what they
         state is not reliable, and their decoders have to notice.
     """
     size = source.seek(0, os.SEEK_END)

@@ -56,8 +56,8 @@ class BareFile:
 
 
 def without_notes(data: bytes) -> BareFile:
-    """The file without its notes, as far as its format is one of those whose notes can do harm;
-    what is damaged stays as it is. Never raises."""
+    """The file without its notes, as far as its format is one of those whose notes can do harm.
+    What is damaged stays as it is. Never raises."""
     try:
         if data.startswith(_PNG):
             return _bare_png(data)

@@ -28,7 +28,7 @@ def count_pieces(data: bytes) -> int:
 
 
 def _pieces_of_gif(data: bytes) -> int:
-    """Blocks of extensions, and bytes that are none, up to the first picture."""
+    """Blocks of extensions, and bytes outside of any, up to the first picture."""
     pieces, at = 1, 13
     if len(data) > 10 and data[10] & 0x80:
         at += 3 * 2 ** ((data[10] & 7) + 1)

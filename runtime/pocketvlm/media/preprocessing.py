@@ -288,7 +288,7 @@ def _center_crop(image: Image.Image, crop: tuple[int, int]) -> Image.Image:
     transformers.
 
     transformers pads with ceil((new - old) / 2) on the top and left, and cuts at floor((old - crop)
-    / 2); where one edge is padded and the other cut, both rules apply.
+    / 2). Where one edge is padded and the other cut, both rules apply.
     """
     width, height = image.size
     padded_to = (max(crop[0], height), max(crop[1], width))

@@ -55,7 +55,7 @@ def open_video(video: Video, count: int, limits: VideoLimits | None = None) -> l
     Raises:
         PictureError: no PyAV, no such file, a pipe, beyond a limit, empty, damaged, cut off (as far
             as its structure or its decoder tells: see `pocketvlm.media.extents`), or without
-            pictures; it names the file. Whatever FFmpeg raises becomes one.
+            pictures. It names the file. Whatever FFmpeg raises becomes one.
     """
     limits = limits or VideoLimits()
     if isinstance(video, (list, tuple)):

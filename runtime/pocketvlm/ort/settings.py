@@ -74,8 +74,8 @@ class EngineSettings:
         vision_providers: those of the vision graphs, with either engine; None is ``providers``.
 
     Raises:
-        RequestError: threads that are no whole number, or more than a machine like this has use
-            for; no provider at all, or one that the installed ONNX Runtime does not have.
+        RequestError: threads that are not a whole number, or too many for this machine; no
+            provider, or one that the installed ONNX Runtime lacks.
     """
 
     threads: int | None = None

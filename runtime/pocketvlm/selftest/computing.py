@@ -51,7 +51,7 @@ class TestPrompt:
         prompt_ids: int64 (n,), one image token in the picture's place.
         question_ids: what the picture is selected by, where the method reads the prompt.
         visual_scores: float32 (v,), what the decoder ranks visual tokens by, where it is given
-            scores; begun anew where a picture has more tokens.
+            scores; begun again where a picture has more tokens.
     """
 
     __test__ = False  # pytest takes the name for a class of tests

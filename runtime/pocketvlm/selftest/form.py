@@ -27,7 +27,7 @@ VERSION: Final = 1
 
 def from_data(data: Mapping[str, Any]) -> Expected:
     """The self-test in an object that the schema takes; raises ValueError, TypeError or
-    OverflowError for numbers that are none."""
+    OverflowError for malformed numbers."""
     return Expected(
         reference=data["reference"],
         grid=_grid(data["grid"]),

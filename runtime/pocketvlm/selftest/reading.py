@@ -1,5 +1,5 @@
-"""Knows how the self-test of an artifact is read, as what a stranger wrote: bounded, and held
-against the manifest."""
+"""Knows how the self-test of an artifact is read, as what a stranger wrote: bounded, and compared
+with the manifest."""
 
 from __future__ import annotations
 

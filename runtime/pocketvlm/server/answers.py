@@ -82,7 +82,7 @@ def _part(part: Mapping[str, Any], pictures: Sequence[bytes]) -> Mapping[str, An
 def _described(
     answer: Answer, request: Request, budget: int, pictures: Sequence[bytes]
 ) -> dict[str, Any]:
-    """What is told of an answer besides its text, as JSON has it."""
+    """Facts of an answer besides its text, as JSON has it."""
     files = {hashlib.sha256(data).hexdigest(): data for data in pictures}
     timings: dict[str, Any] = {**answer.timings_ms}
     del timings["load"], timings["total"]

@@ -1,5 +1,5 @@
 """Knows the description of a server in OpenAPI's words, made from the schemas that requests are
-held against."""
+compared with."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def check(service: Service, scope: Scope) -> None:
 def _is_ours(service: Service, host: str, scope: Scope) -> bool:
     """Whether a ``Host`` is a name of this server, whatever its port.
 
-    An address is ours where the connection came in at it; no name can be made to point at a page
+    An address is ours where the connection came in at it. No name can be made to point at a page
     that has an address for its origin.
     """
     name = _name(host)

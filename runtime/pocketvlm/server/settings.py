@@ -98,7 +98,7 @@ SAMPLING: Mapping[str, Schema] = {
 # Other keys that change an answer.
 _OTHER: Mapping[str, Schema] = {
     "model": {"type": ["string", "null"], "maxLength": _LONGEST_NAME},
-    "seed": _whole(-1, _MOST_SEED, description="-1 draws anew each time"),
+    "seed": _whole(-1, _MOST_SEED, description="-1 draws a new one each time"),
     "stop": _STOP,
     "max_tokens": _whole(1, _MOST_WHOLE),
     "max_completion_tokens": _whole(1, _MOST_WHOLE, description="goes before max_tokens"),

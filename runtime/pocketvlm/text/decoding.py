@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders
 
 from pocketvlm import upstream
 
-_UNKNOWN = "\ufffd"  # what stands for bytes that are no character
+_UNKNOWN = "\ufffd"  # in place of bytes that are not a character
 _FUSING = ("ByteLevel", "Fuse")  # steps that make one text of all tokens
 
 
@@ -188,7 +188,7 @@ class _ByteRuns:
 
 
 class _ByteLevel:
-    """ByteLevel: characters stand for bytes, and a character may end in a later token."""
+    """ByteLevel: characters represent bytes, and a character may end in a later token."""
 
     def __init__(self) -> None:
         self._characters = codecs.getincrementaldecoder("utf-8")("replace")
@@ -232,7 +232,7 @@ class _LeftStrip:
 
 
 def _byte_characters() -> dict[str, int]:
-    """The characters of byte-level tokens: printable bytes of Latin-1 stand for themselves, the
+    """The characters of byte-level tokens: printable bytes of Latin-1 represent themselves, the
     others follow from U+0100 on, as GPT-2 has it."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -245,7 +245,7 @@ _BYTES = _byte_characters()
 
 
 def _byte_level(token: str) -> bytes:
-    """The bytes that a token of this kind stands for."""
+    """The bytes that a token of this kind represents."""
     if all(character in _BYTES for character in token):
         return bytes(map(_BYTES.__getitem__, token))
     return token.encode()

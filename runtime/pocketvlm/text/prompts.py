@@ -158,7 +158,7 @@ class Prompter:
         `place` for others.
 
         ``<image>`` in the prompt places a picture there, in order, with what the chat template
-        writes around one; without any, pictures come first, where the chat template puts them.
+        writes around one. Without any, pictures come first, where the chat template puts them.
 
         Raises:
             PocketVLMError: the prompt places another number of pictures than are given, or is not

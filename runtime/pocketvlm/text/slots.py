@@ -18,7 +18,7 @@ def place(
     pictures: Sequence[npt.NDArray[np.int64]],
 ) -> npt.NDArray[np.int64]:
     """Ids with one image token per picture -> ids with each picture's own in its place, see
-    `Layout.expand`; ``slot_ids`` are the tokens in the places of pictures."""
+    `Layout.expand`. ``slot_ids`` are the tokens in the places of pictures."""
     at = np.flatnonzero(np.isin(ids, slot_ids))
     texts = np.split(ids, np.sort(np.concatenate([at, at + 1])))  # text and image tokens in turns
     texts[1::2] = pictures

@@ -39,7 +39,7 @@ class PictureInput:
         features: of each of its `TileGrid.batches`, (tiles, budget, hidden), from its encoding on;
             None until then.
         last_kept: the patches kept of each tile for the question before, where each question
-            selects anew; None before the first.
+            selects again; None before the first.
         select_ms: of its encoding, milliseconds that selecting by the question took.
         identity: SHA-256 (hex) of its file, where it came as one.
     """
@@ -107,7 +107,7 @@ class PictureInput:
         return kept_patches(self.layout, self.grid, self.features)
 
     def afresh(self) -> PictureInput:
-        """The same picture for a further question that selects anew, not encoded yet. This one
+        """The same picture for a further question that selects again, not encoded yet. This one
         keeps its pixels, which take less memory than the features of all its tokens would: those
         are in the feature cache, for as long as there is room."""
         _ = self.key  # computed once for all questions

@@ -217,7 +217,7 @@ def test_in_a_conversation_each_question_selects_anew(weights, vlm, encoded):
         assert answer.pictures_selected_anew == (len(images) if anew else 0)
         cached = answer.prompt_tokens["cached"]
         assert (cached < K) if before is None or anew else (cached > K)
-        assert ("selected from anew by the question" in summary(answer)) == anew
+        assert ("selected again by the question" in summary(answer)) == anew
         before = question
     assert encoded == [1, 1]
 

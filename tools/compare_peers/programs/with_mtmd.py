@@ -37,7 +37,7 @@ vision = mtmd.mtmd_init_from_file(options["mmproj"].encode(), model, vision_opti
 if not (model and context and vision):
     raise SystemExit("llama.cpp does not open the files")
 sampler = llama.llama_sampler_init_greedy()
-# What stands around a picture is written by mtmd itself.
+# The marks around a picture are written by mtmd itself.
 marks = re.compile(
     rf"(<\|vision_start\|>|<img>|<start_of_image>)?{re.escape(options['image_token'])}"
     r"(<\|vision_end\|>|</img>|<end_of_image>)?"

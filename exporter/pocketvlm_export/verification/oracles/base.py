@@ -1,4 +1,4 @@
-"""Knows how a method's own ranking of a picture's patches is held against what a graph kept of
+"""Knows how a method's own ranking of a picture's patches is compared with what a graph kept of
 them."""
 
 from collections.abc import Callable, Mapping, Sequence
@@ -161,8 +161,8 @@ class Ranking:
 
 @dataclass(frozen=True)
 class AmongPlaces(Ranking):
-    """A ranking of the tokens that stages of a tower left, by their numbers in the whole picture;
-    the ``scores`` of what was dropped are -inf.
+    """A ranking of the tokens that stages of a tower left, by their numbers in the whole picture.
+    The ``scores`` of what was dropped are -inf.
 
     Attributes:
         inner: of those n, numbered among themselves.

@@ -101,13 +101,13 @@ faults: install
 
 # The accuracy tables of docs/measured.md: half an hour; what is in build/demo-tables is not made again.
 figures: install
-	$(TOOL) demo_tables --page docs/measured.md --figures docs/demo-accuracy.json
+	$(TOOL) demo_tables --page docs/measured.md --figures docs/data/demo-accuracy.json
 	$(TOOL) methods_page
 
 # All methods and stages of docs/methods.md, accuracy against time: half an hour on two cores where nothing else runs. What is in
 # build/frontier is not made again.
 frontier: install
-	$(TOOL) frontier --workers 2 --page docs/methods.md --figures docs/frontier.json --plot docs/frontier.svg
+	$(TOOL) frontier --workers 2 --page docs/methods.md --figures docs/data/frontier.json --plot docs/frontier.svg
 
 # `optimum-cli export pocketvlm`, with optimum and the wheel installed beside each other in a folder of their own.
 optimum: install

@@ -237,8 +237,8 @@ def _allow_others(folder: Path) -> None:
 
 
 def _bring_to_disk(folder: Path, *, within: bool = True) -> None:
-    """Wait until a folder is on the disk, and what lies in it: an error that comes late, or a power
-    cut, must not find a part of it published. Raises OSError."""
+    """Wait until a folder and its content are on the disk: after a late error or a power cut no
+    part of it may be published. Raises OSError."""
     paths = [folder, *(folder.rglob("*") if within else ())]
     for path in paths:
         is_folder = path.is_dir()

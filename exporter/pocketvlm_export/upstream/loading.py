@@ -18,8 +18,8 @@ def model_class(family: str, name: str) -> Any:
     """Return a class or function of the module of a model in transformers, as in ``("llava",
     "LlavaMultiModalProjector")``.
 
-    Projectors and their like are documented nowhere: transformers exports whole models only, and
-    building a whole model to use a projector would take the memory of all of it.
+    Projectors and their like are not documented: transformers exports whole models only. Building a
+    whole model to use a projector would take the memory of all of it.
     """
     module = import_module(f"transformers.models.{family}.modeling_{family}")
     try:

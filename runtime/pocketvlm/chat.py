@@ -82,7 +82,7 @@ class Chat:
 
     Conversations of one `pocketvlm.VLM` do not disturb each other. One that is idle while many
     others are answered may lose its cache to `SequenceLimits`, which costs a longer prefill. In
-    float32 the answers are the same; int8 decoders measure the activations of each run, so logits
+    float32 the answers are the same. int8 decoders measure the activations of each run, so logits
     differ a little by how a prompt was divided.
 
     A conversation is used by one thread at a time.

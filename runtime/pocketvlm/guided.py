@@ -36,8 +36,8 @@ class Guided:
     The guide answers every question first, greedily. If it is sure enough, its answer is the
     result, and the large model only prepares its prompt. Otherwise the large model answers. A
     decoder that drops visual tokens by given scores gets them from the guide. They are its
-    attention to each token, summed over layers, heads and rows: the prompt's rows after its last
-    picture, and those of each token that it answered.
+    attention to each token, summed over layers, heads and rows. The rows are those of the prompt
+    after its last picture, and of each token that it answered.
 
     Both must make the same visual tokens of a picture: the same tiles, of the same rows and
     columns, with the same tokens kept. They do if no vision graph prunes, or if both have the same

@@ -122,7 +122,7 @@ class SequenceLimits(_Checked):
     while two hold no picture, one of these.
 
     Beyond the limit of bytes, idle sequences lose theirs, the least recently used first, and their
-    next answers cost a longer prefill. In float32 the answers are the same; int8 decoders measure
+    next answers cost a longer prefill. In float32 the answers are the same. int8 decoders measure
     the activations of each run, so logits differ a little by how a prompt was divided. Sequences in
     use are always allowed, and so is the one that answered last.
 

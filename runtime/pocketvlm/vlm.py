@@ -45,8 +45,8 @@ class VLM:
     >>> vlm.budget, vlm.decoder
     (36, 'onnx fp32')
 
-    **Threads.** Any number of threads may use one object at once, and any number of streams may be
-    open: every answer is what it would be alone. Each answer has its own KV cache, and each `Chat`
+    **Threads.** Any number of threads may use one object at once, with any number of open streams.
+    Every answer is what it would be alone. Each answer has its own KV cache, and each `Chat`
     one that lasts. The engines compute one step at a time: one picture encoded, one prefill, one
     token. The next step belongs to the answer that has waited longest. No lock is held between
     steps, so a stream that nobody reads delays nobody. A single `Stream` or `Chat` is used by one

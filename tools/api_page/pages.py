@@ -100,10 +100,10 @@ def _docstring(entry: griffe.Object, defaults: dict[str, str] | None = None) -> 
         elif kind in _TABLES:
             yield _table(_TABLES[kind], section.value, defaults or {})
         elif kind == "raises":
-            yield "Raises:"
-            yield "\n".join(
-                f"- `{each.annotation}`: {_line(each.description)}" for each in section.value
-            )
+            rows = [
+                f"| `{each.annotation}` | {_line(each.description)} |" for each in section.value
+            ]
+            yield "\n".join(["| raises | if |", "|---|---|", *rows])
         else:
             raise ValueError(f"{entry.path} has a section of kind {kind}, which no page shows")
 

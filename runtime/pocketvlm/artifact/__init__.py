@@ -128,8 +128,10 @@ class Artifact:
         )
 
     def reading(self, medium: str) -> Self:
-        """The artifact as one that reads a single medium: pictures or clips, one of
-        `Manifest.media`, or itself for any other, which is the one that it has always read."""
+        """The artifact as one that reads a single medium of `Manifest.media`, pictures or clips.
+
+        For a medium that is not listed there it is the artifact itself, which reads that one alone.
+        """
         if medium not in self.manifest.media:
             return self
         return replace(self, manifest=self.manifest.reading(medium))

@@ -103,8 +103,8 @@ def architecture(spec: DecoderSpec) -> Architecture:
     config = spec.config
     if spec.attention == PROMPT:
         raise CheckpointError(
-            f"this {config.model_type} decoder cannot run in llama.cpp (all tokens of a prompt see "
-            "each other, and llama.cpp reads those of text and of pictures apart)",
+            f"this {config.model_type} decoder cannot run in llama.cpp (all tokens of a prompt "
+            "attend to each other, and llama.cpp reads text and pictures separately)",
             advice="export it with --decoder onnx",
             setting="decoder",
         )

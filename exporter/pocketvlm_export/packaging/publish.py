@@ -171,7 +171,7 @@ def _settle(aside: Path, output: Path) -> RequestError | None:
             _rename(old, output)
         except OSError as error:
             return RequestError(
-                f"{output} could not be replaced ({error.strerror}), and what was there lies in "
+                f"{output} could not be replaced ({error.strerror}), and its old content is in "
                 f"{old}",
                 advice="move it back, or remove it",
                 setting="output",

@@ -110,7 +110,7 @@ def recorded_attention(
     Gives the softmaxed maps of each layer that has run, in that order: float32 (heads, queries,
     keys) of the only row of the batch. A layer that computes windows one by one gives several.
     Layers before number ``first`` leave theirs empty, all of them where it is None: maps are large.
-    The keys of the mapping mean nothing. ``listener`` is called by every layer, whatever is
+    The keys of the mapping have no meaning. ``listener`` is called by every layer, whatever is
     recorded. ``keys``, where given, is filled as the mapping is, with what the queries of every
     layer were compared with: float32 (heads, tokens, d).
     """

@@ -159,20 +159,22 @@ def test_graphs_serve_smaller_budgets_where_they_are_nested():
 
 
 def test_training_and_test_questions_share_no_picture(tmp_path):
-    sets = [accuracy.questions(tmp_path, split, 40) for split in ("train", "test")]
+    bench = accuracy.Bench(tmp_path)
+    sets = [bench.questions(split, 40) for split in ("train", "test")]
     contents = [
         {Path(question.images[0]).read_bytes() for question in data.questions} for data in sets
     ]
     assert len(contents[0]) == len(contents[1]) == 40
     assert not contents[0] & contents[1]
-    assert accuracy.questions(tmp_path, "test", 40).sha256 == sets[1].sha256  # not made again
+    assert bench.questions("test", 40).sha256 == sets[1].sha256  # not made again
 
 
 def test_what_cannot_be_exported_is_left_out_and_says_why(tmp_path):
     impossible = Setting("uniform", tower=(Stage(99, 72, "even"),))
-    refused = accuracy.export_all(tmp_path, [(impossible, [72])], workers=1)
+    bench = accuracy.Bench(tmp_path)
+    refused = accuracy.export_all(bench, [(impossible, [72])], workers=1)
     assert "stage" in refused[impossible]
-    assert accuracy.measure(tmp_path, accuracy.questions(tmp_path, "test", 1), [], 1) == []
+    assert accuracy.measure(bench, bench.questions("test", 1), [], 1) == []
 
 
 def test_calls_in_this_process_and_in_others():
@@ -248,7 +250,7 @@ class MadeUpTimes:
 def made_up(monkeypatch):
     """Answers, artifacts and times: rows that [CLS] chooses in the tower answer best."""
 
-    def measure(build, data, wanted, workers):
+    def measure(bench, data, wanted, workers):
         results = []
         for setting, budgets in wanted:
             for budget in budgets:

@@ -3,6 +3,7 @@ answers, splits apart, learning that goes on where it was stopped, and a checkpo
 it was trained."""
 
 import json
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import numpy as np
@@ -23,16 +24,21 @@ from transformers import (
 pytest.importorskip("peft")
 
 from make_checkpoint.text import train_bpe
+from pocketvlm.media.pictures import open_picture
+from pocketvlm_measure.evaluation.media import source_of
+from pocketvlm_measure.evaluation.questions import read_questions
 from reference_vlm.__main__ import join, processor_of, write_checkpoint
 from train_demo.data import Packer
 from train_demo.scenes import PLACES
 from train_demo.training import Stage
 from train_reference import features
+from train_reference.__main__ import write_questions
+from train_reference.curve import draw, read_points, table
 from train_reference.features import pixel_values, scenes_of, see
 from train_reference.scenes import IMAGE_SIZE, KINDS, question_set, questions, render, scene_rng
 from train_reference.sources import ChecksumError, NpmPackage, fetch_archive
 from train_reference.things import COLOURS, NOUNS, Catalogue, Thing, colour_of
-from train_reference.training import Plan, Reader, form_of, train_all
+from train_reference.training import Plan, Reader, form_of, load_trained, train_all
 from train_reference.words import targets_of
 
 LAYER = -2
@@ -162,9 +168,26 @@ def test_splits_draw_different_scenes(catalogue):
     assert len(set.union(*drawn.values())) == 300
 
 
-def test_a_question_set_takes_the_kinds_in_turn(catalogue):
-    asked = [question for _, question in question_set(catalogue, "test", 12)]
-    assert [one.kind for one in asked] == [KINDS[i % len(KINDS)] for i in range(12)]
+def test_a_question_set_takes_the_kinds_in_turn(catalogue, tmp_path):
+    asked = list(question_set(catalogue, "test", 400, 4))
+    assert len({id(picture) for picture, _ in asked}) == 100
+    for start in range(0, 400, 4):
+        some = [question for _, question in asked[start : start + 4]]
+        assert len({one.text for one in some}) == 4
+        assert len({one.kind for one in some}) == 4  # only colours can be missing
+    counts = [sum(one.kind == kind for _, one in asked) for kind in KINDS]
+    assert min(counts) > 40
+    data = read_questions(write_questions(catalogue, tmp_path, "test", 10, 4))
+    assert not data.broken
+    for question, (picture, one) in zip(data.questions, asked, strict=False):
+        assert (question.text, question.answers, question.tags) == (
+            one.text,
+            (one.answer,),
+            (one.kind,),
+        )
+        assert open_picture(source_of(question.images[0])).tobytes() == picture.tobytes()
+    assert len(data.questions) == 10
+    assert len(list(tmp_path.glob("*.png"))) == 3
 
 
 @pytest.mark.parametrize(
@@ -306,6 +329,9 @@ def test_training_goes_on_where_it_was_stopped_and_is_written(
     assert all("projector" in name or "_proj.weight" in name for name in changed)
     for name, weight in resumed.state_dict().items():
         torch.testing.assert_close(weight, end[name])
+    # Frozen weights, tied ones too, are no part of what is written every few minutes.
+    written = torch.load(tmp_path / "parts" / "pooled.pt", weights_only=True)["modules"]
+    assert all("projector" in name or "lora_" in name for name in written)
     points = [json.loads(one) for one in (tmp_path / "parts" / "curve.jsonl").open()]
     assert [(one["stage"], one["step"]) for one in points] == [
         ("words", 3),
@@ -315,6 +341,11 @@ def test_training_goes_on_where_it_was_stopped_and_is_written(
         ("whole", 2),
     ]
     assert all(set(KINDS) <= set(one) for one in points[2:])
+
+    again = model()
+    assert load_trained(PLAN, again, tmp_path / "parts") == ("whole", 2)
+    for name, weight in again.state_dict().items():
+        torch.testing.assert_close(weight, end[name])
 
     write_checkpoint(whole, tokenizer, tmp_path / "checkpoint", "a card")
     loaded = LlavaForConditionalGeneration.from_pretrained(tmp_path / "checkpoint")
@@ -328,3 +359,25 @@ def test_a_package_that_is_another_than_the_recipes_is_refused(tmp_path):
     (tmp_path / "some-1.0.tgz").write_bytes(b"something else")
     with pytest.raises(ChecksumError, match=r"some-1\.0\.tgz"):
         fetch_archive(NpmPackage("some", "1.0", "0" * 64), tmp_path)
+
+
+def test_the_curve_has_a_row_a_point_and_the_last_of_a_step(tmp_path):
+    def point(stage, step, exact):
+        shares = {"exact": exact, **dict.fromkeys(KINDS, exact)}
+        return {"stage": stage, "step": step, "pictures": 8 * step, "loss": 1.0, **shares}
+
+    words = {"stage": "words", "step": 5, "pictures": 9, "loss": 2.0, "noun": 0.5}
+    some = [words, point("pooled", 1, 0.1), point("pooled", 2, 0.2), point("whole", 1, 0.3)]
+    file = tmp_path / "curve.jsonl"
+    lines = [json.dumps(one) + "\n" for one in [*some[:2], point("pooled", 2, 0.9), *some[2:]]]
+    file.write_text("".join(lines))
+    points = read_points(file)
+    assert points == some
+    rows = table(points).splitlines()[2:]
+    assert [row.split(" | ")[:5] for row in rows] == [
+        ["| pooled", "1", "8", "1.000", "10.0"],
+        ["| pooled", "2", "16", "1.000", "20.0"],
+        ["| whole", "1", "8", "1.000", "30.0"],
+    ]
+    assert ET.fromstring(draw(points)).tag.endswith("svg")
+    assert draw(points) == draw(points)

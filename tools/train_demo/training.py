@@ -107,7 +107,8 @@ class Run:
             self.step, self.smooth = state["step"], state.get("smooth", 0.0)
 
     def _frozen(self) -> set[str]:
-        return {name for name, p in self.modules.named_parameters() if not p.requires_grad}
+        every = self.modules.named_parameters(remove_duplicate=False)  # tied ones by all names
+        return {name for name, parameter in every if not parameter.requires_grad}
 
     def _state(self) -> dict[str, torch.Tensor]:
         frozen = self._frozen()

@@ -9,19 +9,24 @@ is fetched, computed and trained lies in WORK.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 from transformers import Dinov2Model, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from demo_questions.__main__ import question_row, write_rows
+from page_section import replace_section
+from pocketvlm.files import replace_file
 from reference_vlm.__main__ import join, processor_of, write_checkpoint
 from reference_vlm.language import load_language
 from reference_vlm.parts import LANGUAGE, TOWER, fetch
 from reference_vlm.tower import load_tower
+from train_reference.curve import draw, read_points, table
 from train_reference.features import Seen, see
-from train_reference.scenes import IMAGE_SIZE
-from train_reference.things import Catalogue, load_catalogues
-from train_reference.training import FULL, train_all
+from train_reference.scenes import IMAGE_SIZE, question_set
+from train_reference.things import SPLITS, Catalogue, load_catalogues
+from train_reference.training import CURVE, FULL, load_trained, train_all
 
 _PATH = click.Path(path_type=Path)
 HELD_OUT = 256  # pictures of the validation split
@@ -74,23 +79,69 @@ def features(given: tuple[Path, int], scenes: int) -> None:
 
 @main.command()
 @click.option("--scenes", default=6_000, show_default=True, help="Training pictures.")
-@click.option("--output", type=_PATH, help="The finished checkpoint; WORK/checkpoint by default.")
 @click.pass_obj
-def train(given: tuple[Path, int], scenes: int, output: Path | None) -> None:
-    """Run every stage that is not finished yet, then write the checkpoint."""
+def train(given: tuple[Path, int], scenes: int) -> None:
+    """Run every stage that is not finished yet; more scenes than before join the others."""
     work, seed = given
     tower, (language, tokenizer), catalogues = _parts(work)
     seen = _features(work, tower, catalogues, scenes)
     model = join(tower, language, tokenizer, seed)
     processor = processor_of(model.config, tokenizer)
     train_all(FULL, model, processor, *seen, work / "stages", seed, click.echo)
-    target = output or work / "checkpoint"
-    write_checkpoint(model, tokenizer, target, CARD)
-    click.echo(f"written: {target}")
+
+
+@main.command()
+@click.option("-o", "--output", type=_PATH, required=True, help="The checkpoint's folder.")
+@click.option("--page", type=_PATH, help="Write the learning curve between this file's markers.")
+@click.option("--plot", type=_PATH, help="Draw it, as SVG.")
+@click.pass_obj
+def publish(given: tuple[Path, int], output: Path, page: Path | None, plot: Path | None) -> None:
+    """Write the checkpoint of the last stage that has begun, and the learning curve so far."""
+    work, seed = given
+    tower, (language, tokenizer), _ = _parts(work, pictures=False)
+    model = join(tower, language, tokenizer, seed)
+    stage, step = load_trained(FULL, model, work / "stages")
+    write_checkpoint(model, tokenizer, output, CARD)
+    points = read_points(work / "stages" / CURVE)
+    text = f"After step {step} of stage `{stage}`:\n\n{table(points)}"
+    click.echo(text)
+    if page:
+        replace_section(page, "learning-curve", text)
+    if plot:
+        replace_file(plot, draw(points))
+
+
+@main.command()
+@click.argument("out", type=_PATH)
+@click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True)
+@click.option("--count", default=1_000, show_default=True, help="Questions.")
+@click.option("--per-picture", default=5, show_default=True, help="Questions about each picture.")
+@click.pass_obj
+def questions(given: tuple[Path, int], out: Path, split: str, count: int, per_picture: int) -> None:
+    """Write a set for `pocketvlm evaluate` and the frontier: OUT/questions.jsonl, PNG files."""
+    catalogue = load_catalogues(given[0] / "parts")[split]
+    click.echo(write_questions(catalogue, out, split, count, per_picture))
+
+
+def write_questions(
+    catalogue: Catalogue, out: Path, split: str, count: int, per_picture: int
+) -> Path:
+    """Write ``count`` questions with their pictures; returns the JSONL file."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    last, name = None, ""
+    for picture, question in question_set(catalogue, split, count, per_picture):
+        if picture is not last:
+            name, last = f"{split}-{len(rows):06d}.png", picture
+            picture.save(out / name)
+        rows.append(question_row(name, question))
+    path = out / "questions.jsonl"
+    write_rows(path, rows)
+    return path
 
 
 def _parts(
-    work: Path,
+    work: Path, *, pictures: bool = True
 ) -> tuple[
     Dinov2Model,
     tuple[LlamaForCausalLM, PreTrainedTokenizerFast],
@@ -98,7 +149,8 @@ def _parts(
 ]:
     cache = work / "parts"
     tower = load_tower(fetch(TOWER, cache), IMAGE_SIZE)
-    return tower, load_language(fetch(LANGUAGE, cache)), load_catalogues(cache)
+    catalogues = load_catalogues(cache) if pictures else {}
+    return tower, load_language(fetch(LANGUAGE, cache)), catalogues
 
 
 def _features(

@@ -129,21 +129,24 @@ def questions(scene: Scene, rng: np.random.Generator) -> Iterator[Question]:
 
 
 def question_set(
-    catalogue: Catalogue, split: str, count: int
+    catalogue: Catalogue, split: str, count: int, per_picture: int = 5
 ) -> Iterator[tuple[Image.Image, Question]]:
-    """``count`` pairs of picture and question, one a picture, the kinds in turn; a scene without a
-    question of the kind is left out."""
-    index = 0
-    for number in range(count):
-        kind = KINDS[number % len(KINDS)]
-        while True:
-            rng = scene_rng(split, index)
-            scene = make_scene(catalogue, rng)
-            index += 1
-            asked = [question for question in questions(scene, rng) if question.kind == kind]
-            if asked:
-                break
-        yield render(scene, catalogue), asked[int(rng.integers(len(asked)))]
+    """``count`` pairs of picture and question, ``per_picture`` of them about each scene; of a scene
+    as many kinds as can be, the kinds in turn."""
+    for number in range(-(-count // per_picture)):
+        rng = scene_rng(split, number)
+        scene = make_scene(catalogue, rng)
+        picture = render(scene, catalogue)
+        every = list(questions(scene, rng))
+        by_kind = {kind: [one for one in every if one.kind == kind] for kind in KINDS}
+        asked: list[Question] = []
+        turn = number
+        while len(asked) < min(per_picture, count - number * per_picture) and any(by_kind.values()):
+            kind = KINDS[turn % len(KINDS)]
+            turn += 1
+            if by_kind[kind]:
+                asked.append(by_kind[kind].pop(int(rng.integers(len(by_kind[kind])))))
+        yield from ((picture, question) for question in asked)
 
 
 def _pick(rng: np.random.Generator, *options: str) -> str:

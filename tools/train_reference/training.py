@@ -24,6 +24,7 @@ from train_reference.words import Words, draw_patches
 _RANK = 16
 _ADAPTED = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _MARK = "\N{OBJECT REPLACEMENT CHARACTER}"
+CURVE = "curve.jsonl"  # in the folder of the stages
 REPORTED = 96  # held-out pictures of a point of the curve
 
 
@@ -172,7 +173,7 @@ def train_words(
     some = rng.choice(len(train.scenes), min(256, len(train.scenes)), replace=False)
     standardise(projector, draw_patches(train, some, rng)[0])
     words = Words(projector, model.get_input_embeddings().weight.detach(), tokenizer)
-    run, curve = Run(stage, words, folder, seed), Curve(folder / "curve.jsonl")
+    run, curve = Run(stage, words, folder, seed), Curve(folder / CURVE)
     started = time.process_time()
     check = draw_patches(held_out, np.arange(len(held_out.scenes)), np.random.default_rng(0))
     run.train(
@@ -187,7 +188,7 @@ def train_questions(
     stage: Stage, reader: Reader, train: Seen, held_out: Seen, folder: Path, seed: int
 ) -> None:
     """Stages 2 and 3: projector and adapters."""
-    run, curve = Run(stage, reader, folder, seed), Curve(folder / "curve.jsonl")
+    run, curve = Run(stage, reader, folder, seed), Curve(folder / CURVE)
     started = time.process_time()
     held_out = Seen(held_out.scenes[:REPORTED], held_out.features[:REPORTED])
 
@@ -227,3 +228,20 @@ def train_all(
         reader = Reader(model, packer, grid)
         train_questions(stage, reader, train, held_out, folder, seed + number)
     merge(model)
+
+
+def load_trained(plan: Plan, model: LlavaForConditionalGeneration, folder: Path) -> tuple[str, int]:
+    """Give an untrained model the weights of the last stage that has begun; returns its name and
+    how many steps it took."""
+    for stage in (plan.whole, plan.pooled):
+        path = folder / f"{stage.name}.pt"
+        if path.exists():
+            adapt(model)
+            state = torch.load(path, weights_only=True)
+            weights = {f"{name.removeprefix('model.')}": v for name, v in state["modules"].items()}
+            _, further = model.load_state_dict(weights, strict=False)
+            if further:
+                raise ValueError(f"{path} is of another model: {further}")
+            merge(model)
+            return stage.name, int(state["step"])
+    raise FileNotFoundError(f"{folder} has no stage that asked questions; train first")

@@ -27,6 +27,7 @@ from make_checkpoint import PRESETS
 from page_section import replace_section
 from pocketvlm.cli.lists import NAMES, NUMBERS, Comma
 from pocketvlm.files import replace_file
+from pocketvlm_measure.evaluation.questions import QuestionSet
 
 _PATH = click.Path(path_type=Path)
 _PARTS = ("accuracy", "graphs", "time")
@@ -97,7 +98,11 @@ def main(
     budgets = budgets or grid.budgets_of(here)
     sizes = tuple(filter(None, grid.sizes_of(here) if sizes is None else sizes))
     data = bench.questions("test", questions)
-    chosen = _choose(bench, default, training, budgets, workers, here) if stages else []
+    chosen = []
+    if stages:
+        choosing = bench.questions("train", training)
+        training = len(choosing.questions)
+        chosen = _choose(bench, default, choosing, budgets, workers, here)
     for one in chosen:
         click.echo(
             f"{one.setting.stages}: {100 * one.accuracy:.1f} % of the training split's questions, "
@@ -145,14 +150,13 @@ def _decoders(real: models.Models, of: list[points.Parts]) -> list[Callable[[], 
 def _choose(
     bench: accuracy.Bench,
     method: Setting,
-    training: int,
+    data: QuestionSet,
     budgets: tuple[int, ...],
     workers: int,
     here: Dimensions,
 ) -> list[grid.Tried]:
     """Stages by the training split: for the tower, of the default method, the best of each way to
     choose rows, the best of all first; for the decoder those that none beats."""
-    data = bench.questions("train", training)
     chosen: list[list[grid.Tried]] = []
     for candidates, asked in (
         (grid.tower_candidates(method, here), budgets),

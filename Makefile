@@ -18,7 +18,7 @@ DEMO := build/demo
 
 .PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell \
     figures frontier clean kotlin swift optimum notebook docs lock test-oldest licences sbom \
-    wheel bare fuzz
+    wheel bare fuzz diagrams
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(if $(LOCKED),requirements.lock)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -142,6 +142,11 @@ bare: wheel
 # Damaged input by the thousand: tests/fuzz/README.md. Hours; goes on where it was cut off.
 fuzz: install
 	PYTHONPATH=tests:tools $(BIN)/python -m fuzz $(FUZZ_ARGS)
+
+# The pictures of the diagrams in docs/ that have none; needs npm and Chromium.
+diagrams: install
+	mkdir -p build/mermaid && cd build/mermaid && npm pack --silent mermaid@12.3.0 && tar xzf mermaid-12.3.0.tgz package/dist/mermaid.min.js
+	$(TOOL) docs_site.diagrams build/mermaid/package/dist/mermaid.min.js
 
 clean:
 	rm -rf build dist $(VENV) tools/interop/node_modules tools/browser/node_modules

@@ -6,6 +6,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
+# LOCKED=1 installs the releases of requirements.lock, each file held against its hash, as CI does (Linux on x86-64, Python 3.11).
+LOCKED ?=
 # One process a core, a file of tests to one of them, so that what a file exports is exported once.
 # In the order of their names, but for the longest (tests/conftest.py): those that export come first, and short ones fill the end.
 PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -14,11 +16,13 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier clean kotlin swift optimum notebook docs
+.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell \
+    figures frontier clean kotlin swift optimum notebook docs lock test-oldest licences sbom \
+    wheel bare fuzz
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt $(if $(LOCKED),requirements.lock)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[export,test,lint,docs]'
+	$(if $(LOCKED),$(TOOL) lock.install $(PIP_ARGS),$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[export,test,lint,docs]')
 	touch $@
 
 install: $(VENV)/.installed
@@ -26,7 +30,7 @@ install: $(VENV)/.installed
 # Without it the tests of that decoder are skipped, and say so.
 $(VENV)/.llama: $(VENV)/.installed tools/install_llama_cpp.py
 	$(BIN)/python tools/install_llama_cpp.py \
-	&& $(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[llama]' \
+	&& $(if $(LOCKED),true,$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[llama]') \
 	|| echo "the tests of the llama.cpp decoder will be skipped"
 	touch $@
 
@@ -105,9 +109,39 @@ notebook: install
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[notebook]'
 	$(TOOL) make_notebook
 
+# requirements.lock out of constraints.txt and the extras; needs PyPI.
+lock: install
+	$(TOOL) lock
+
+# The runtime's tests with the lowest release of every range in pyproject.toml; needs PyPI.
+test-oldest: install
+	$(TOOL) oldest $(OLDEST_ARGS)
+
 # The site of docs/, into build/site: any dead link, dead anchor or page that is not in its navigation is an error.
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# The table of docs/licences.md, out of what is installed.
+licences: install $(VENV)/.llama
+	$(TOOL) licences
+
+# Every locked release with its hashes and licence, as CycloneDX; needs PyPI.
+sbom: install $(VENV)/.llama
+	$(TOOL) lock.sbom build/sbom.json
+
+# The same sources make the same bytes (with the same zlib).
+wheel: install
+	rm -rf dist
+	$(BIN)/python -m hatchling build --target wheel --directory dist
+
+# The wheel in an environment of its own, which has nothing of this repository, answers as this one does; needs PyPI.
+bare: wheel
+	$(BIN)/pocketvlm export demo -o $(DEMO) --budget 36,144 --overwrite
+	$(TOOL) bare dist/*.whl $(DEMO) examples/scene-2.png $(PIP_ARGS)
+
+# Damaged input by the thousand: tests/fuzz/README.md. Hours; goes on where it was cut off.
+fuzz: install
+	PYTHONPATH=tests:tools $(BIN)/python -m fuzz $(FUZZ_ARGS)
 
 clean:
 	rm -rf build dist $(VENV) tools/interop/node_modules tools/browser/node_modules

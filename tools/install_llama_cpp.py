@@ -13,7 +13,10 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
+
+from lock import LLAMA_CPP, LOCK, read_lock
 
 ROOT = Path(__file__).parents[1]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pocketvlm"
@@ -49,16 +52,15 @@ def pinned() -> str:
 
 
 def _fetch(requirement: str, release: str) -> Path:
-    _pip(
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--no-binary",
-        ":all:",
-        "--dest",
-        str(WHEELS),
-        requirement,
-    )
+    """The source, whose hash requirements.lock has."""
+    locked = read_lock(LOCK.read_text(encoding="utf-8"))[LLAMA_CPP]
+    if f"=={locked.version}" not in requirement:
+        raise OSError(f"{LOCK.name} has {locked.version}, {requirement} is asked for: `make lock`")
+    with tempfile.TemporaryDirectory() as folder:
+        listed = Path(folder) / "requirements.txt"
+        listed.write_text(locked.line)
+        options = ["--no-deps", "--no-binary", ":all:", "--require-hashes"]
+        _pip("download", "--quiet", *options, "--dest", str(WHEELS), "--requirement", str(listed))
     return WHEELS / f"{release}.tar.gz"
 
 

@@ -17,8 +17,10 @@ import { ClientError, reasonOf } from "./errors.mjs";
  * @throws {ClientError}
  */
 export async function openSession(ort, files, facts, graph, provider, onDevice = []) {
+  // A plan of memory for each shape would stay for as long as the session, and prompts and caches
+  // have a new one at every step.
   /** @type {any} */
-  const options = { executionProviders: [provider] };
+  const options = { executionProviders: [provider], enableMemPattern: false };
   if (provider === "webgpu" && onDevice.length)
     options.preferredOutputLocation = Object.fromEntries(
       onDevice.map((name) => [name, "gpu-buffer"]),

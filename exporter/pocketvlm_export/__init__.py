@@ -11,11 +11,13 @@ if TYPE_CHECKING:
 __all__ = ["ExportOptions", "ExportReport", "export"]
 
 
-def __getattr__(name: str) -> Any:
-    """Import torch only once something is exported: the command line must answer ``--help`` without
-    it."""
-    if name in {"ExportReport", "export"}:
-        from pocketvlm_export import pipeline
+if not TYPE_CHECKING:  # to a type checker every other name would be there too, as Any
 
-        return getattr(pipeline, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """Import torch only once something is exported: the command line must answer ``--help``
+        without it."""
+        if name in {"ExportReport", "export"}:
+            from pocketvlm_export import pipeline
+
+            return getattr(pipeline, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from pocketvlm.artifact import SCHEMA_VERSION, metadata
 from pocketvlm.artifact.specs import CAUSAL
 from pocketvlm.artifact.stages import stamp
+from pocketvlm.files.interrupts import repeated
 from pocketvlm.layouts import make_layout
 from pocketvlm_export.calibration import measure_ranges
 from pocketvlm_export.gguf import quantize_gguf, write_gguf
@@ -29,7 +30,6 @@ from pocketvlm_export.graphs import (
     trace,
 )
 from pocketvlm_export.graphs.masks import is_full
-from pocketvlm_export.interrupts import repeated
 from pocketvlm_export.kept_files import KeptFiles
 from pocketvlm_export.layouts import constant_files, setting
 from pocketvlm_export.memory import component

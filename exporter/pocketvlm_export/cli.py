@@ -12,6 +12,7 @@ from pocketvlm.artifact.stages import Stage
 from pocketvlm.cli.target import given_by_target
 from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
+from pocketvlm.files.interrupts import heeded
 from pocketvlm.layouts import Medium
 from pocketvlm_export.caps import CAPS, Caps
 from pocketvlm_export.cli_options import takes_options
@@ -22,7 +23,6 @@ from pocketvlm_export.described import (
     describe_report,
     describe_size,
 )
-from pocketvlm_export.interrupts import heeded
 from pocketvlm_export.options import ExportOptions
 from pocketvlm_export.requirements import INSTALL, check_transformers
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pocketvlm_export import packaging
+from pocketvlm.files.folders import put_in_place, staged
 from pocketvlm_export.plan import ExportPlan
 
 _GRAPHS = {".onnx"}
@@ -59,10 +59,10 @@ class KeptFiles:
     def keep(self, plan: ExportPlan, part: str, names: Iterable[str], folder: Path) -> None:
         """Keep files of ``folder``, whole or not at all; arguments as of `take`."""
         target = self._place(plan, part)
-        with packaging.staging(target) as made:
+        with staged(target) as made:
             for path in _files(folder, names):
                 _put(path, made / path.relative_to(folder))
-            packaging.publish(made, target, ())
+            put_in_place(made, target, ())
 
     def _place(self, plan: ExportPlan, part: str) -> Path:
         deciding = {name: getattr(plan.options, name) for name in _DECIDING}

@@ -10,11 +10,12 @@ from pocketvlm.artifact import Artifact, Manifest
 from pocketvlm.artifact.specs import Parity, SelfTest
 from pocketvlm.decoders.llama_cpp import library
 from pocketvlm.errors import ArtifactError, EngineError
-from pocketvlm.files import real_path, user_path
+from pocketvlm.files import interrupts, real_path, user_path
+from pocketvlm.files.folders import put_in_place, staged
 from pocketvlm.layouts import Medium
 from pocketvlm.selftest.reading import read_expected
 from pocketvlm.text.messages import PLURALS
-from pocketvlm_export import interrupts, ort_format, packaging
+from pocketvlm_export import ort_format, packaging
 from pocketvlm_export.build import Step, build_gguf, build_graphs
 from pocketvlm_export.kept_files import KeptFiles
 from pocketvlm_export.loading import fetch, inspect_checkpoint
@@ -101,14 +102,14 @@ def export(
     plan = prepare(model, output, options)  # open and plan
     planned(plan)
     step = _interruptible(step)
-    with packaging.staging(target) as folder:
+    with staged(target) as folder:
         plan = build(plan, folder, step, kept)
         plan, artifact_id = seal(plan, folder, step)
         parities = check(plan, artifact_id, folder, step)
         self_tests = self_test(plan, artifact_id, folder, step)
         manifest = finish(plan, artifact_id, parities, folder, self_tests)
         interrupts.check()
-        packaging.publish(folder, target, before)
+        put_in_place(folder, target, before)
     return ExportReport(output, manifest)
 
 

@@ -7,7 +7,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -21,8 +21,8 @@ class LineFile(ABC):
     """Rows of one run.
 
     The first line states the conditions; rows made under others are refused. A last line that was
-    cut off when the run was killed is dropped. While it is open no other process gets the file:
-    each would write over the other's rows.
+    cut off when the run was killed is dropped, and an append that fails is taken back. While it is
+    open no other process gets the file: each would write over the other's rows.
 
     Attributes:
         format: what the first line calls the file.
@@ -96,13 +96,21 @@ class LineFile(ABC):
                 advice=f"continue with it by --resume, or {self.elsewhere}",
                 setting=self.setting,
             )
+        is_new = not os.path.lexists(self.path)
         try:
-            whole = self._read() if self.path.exists() else 0
-            self._file = self.path.open("r+b" if whole else "wb")
-            self._file.truncate(whole)
-            self._file.seek(whole)
-            if not whole:
-                self._write([self.head])
+            self._whole = self._read() if self.path.exists() else 0
+            # Unbuffered: what a full disk did not take must not be tried again when it closes.
+            self._file = self.path.open("r+b" if self._whole else "wb", buffering=0)
+            try:
+                self._file.truncate(self._whole)
+                if not self._whole:
+                    self._write([self.head])
+            except BaseException:
+                self._file.close()
+                if is_new:
+                    with suppress(OSError):
+                        self.path.unlink()
+                raise
         except OSError as error:
             raise RequestError(
                 f"{self.path} cannot be written ({error.strerror})",
@@ -111,11 +119,21 @@ class LineFile(ABC):
             ) from error
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        self._file.write(
-            "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
-        )
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Append rows, or leave the file as it was. Raises OSError."""
+        data = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode()
+        # Again each time: an earlier append that failed may not have been taken back either.
+        self._file.truncate(self._whole)
+        self._file.seek(self._whole)
+        try:
+            remaining = memoryview(data)
+            while remaining:
+                remaining = remaining[self._file.write(remaining) :]
+            os.fsync(self._file.fileno())
+        except BaseException:
+            with suppress(OSError):
+                self._file.truncate(self._whole)
+            raise
+        self._whole += len(data)
 
     def _read(self) -> int:
         """Take the rows of the file; returns how many bytes of it are whole lines."""

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pocketvlm_targets.text import one_line
+
 # What --decoder can be, and the engines that an artifact then serves, the preferred one first.
 DECODERS: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx",),
@@ -50,7 +52,7 @@ class TargetError(ValueError):
         """The one line."""
         rest = [f"expected {self.expected}"] if self.expected else []
         rest += [self.advice] if self.advice else []
-        return f"{self.found}: {'; '.join(rest)}" if rest else self.found
+        return one_line(f"{self.found}: {'; '.join(rest)}" if rest else self.found)
 
 
 @dataclass(frozen=True)

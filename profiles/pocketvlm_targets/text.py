@@ -14,6 +14,8 @@ from pathlib import Path
 # UTF-32-LE begins as UTF-16-LE does.
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 
+_LONGEST_LINE, _LAST = 1500, 300  # characters of one for people, and of its end
+
 
 def without_mark(content: bytes) -> bytes:
     """Bytes of a text, or of its beginning, without the byte order mark of UTF-8.
@@ -31,6 +33,16 @@ def decode_text(content: bytes) -> str:
     """The text of a whole file, lines ending in ``\\n``; raises ValueError where it is no UTF-8."""
     text = without_mark(content).decode("utf-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def one_line(text: str) -> str:
+    """``text`` as one line that can be written anywhere: line breaks are spaces, halves of
+    characters are escaped, and the middle of a long one is left out. What strangers wrote comes
+    into lines for people."""
+    joined = " ".join(text.splitlines())
+    if len(joined) > _LONGEST_LINE:
+        joined = f"{joined[: _LONGEST_LINE - _LAST]} ... {joined[-_LAST:]}"
+    return joined.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def user_path(given: str | os.PathLike[str]) -> Path:

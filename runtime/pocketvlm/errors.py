@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from pocketvlm_targets.text import one_line
+
 _LONGEST_LINE = 300
 
 
@@ -45,7 +47,7 @@ class PocketVLMError(Exception):
         """The one line."""
         rest = [f"expected {self.expected}"] if self.expected else []
         rest += [self.advice] if self.advice else []
-        return f"{self.found}: {'; '.join(rest)}" if rest else self.found
+        return one_line(f"{self.found}: {'; '.join(rest)}" if rest else self.found)
 
     def to_dict(self) -> dict[str, str]:
         """The error for a program: ``class`` (its name) and the fields; see `error_from_dict`."""
@@ -55,7 +57,7 @@ class PocketVLMError(Exception):
     @property
     def reason(self) -> str:
         """The line without its advice, for those who have better advice to give."""
-        return f"{self.found}: expected {self.expected}" if self.expected else self.found
+        return one_line(f"{self.found}: expected {self.expected}" if self.expected else self.found)
 
 
 class CheckpointError(PocketVLMError):

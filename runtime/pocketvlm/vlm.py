@@ -58,8 +58,10 @@ class VLM:
     `Limits`. A prompt reuses the longest beginning that it shares with one of them. So a second
     question about a picture costs neither the tower nor the picture's prefill, unless the question
     selects the tokens. In float32 answers are those of a model that keeps nothing, `NOTHING_KEPT`.
-    int8 decoders measure the activations of each run, so logits differ a little by how a prompt was
-    divided.
+    int8 decoders measure the activations of each run, so they read a prompt in the same runs
+    whatever is kept of it: the same question gets the same answer to the bit. What was answered
+    before in its own conversation is not read again while it is kept, and logits differ a little by
+    that.
 
     Attributes:
         artifact: the loaded folder.

@@ -187,10 +187,11 @@ def test_the_manifest_is_the_last_file_and_written_once(tiny_checkpoint, tmp_pat
         monkeypatch.setattr(module, name, call)
 
     watch(pipeline, "check_parity")
-    for name in ("write_using", "write_manifest", "publish"):
+    for name in ("write_using", "write_manifest"):
         watch(packaging, name)
+    watch(pipeline, "put_in_place")
     report = pipeline.export(str(tiny_checkpoint), tmp_path / "out", ExportOptions(budgets=(9,)))
-    steps = ["check_parity", "write_using", "write_manifest", "publish"]
+    steps = ["check_parity", "write_using", "write_manifest", "put_in_place"]
     assert written == list(zip(steps, [False, False, False, True], strict=True))
     manifest = Artifact.open(tmp_path / "out", check="full").manifest
     assert manifest == report.manifest

@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner
 
 from pocketvlm.cli import main
-from pocketvlm_export import interrupts, packaging, pipeline
+from pocketvlm.files import folders, interrupts
+from pocketvlm_export import pipeline
 from pocketvlm_export.options import ExportOptions
 
 NUMBERS = [
@@ -245,6 +246,6 @@ def test_removing_what_was_built_is_not_cut_short(tmp_path, monkeypatch):
         rmtree(*arguments, **options)
 
     monkeypatch.setattr("shutil.rmtree", interrupted)
-    with ends(signal.SIGINT), interrupts.heeded(), packaging.staging(tmp_path / "artifact") as made:
+    with ends(signal.SIGINT), interrupts.heeded(), folders.staged(tmp_path / "artifact") as made:
         (made / "half").touch()
     assert list(tmp_path.iterdir()) == []

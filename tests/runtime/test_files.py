@@ -19,6 +19,7 @@ from pocketvlm.files import (
     replace_file,
     replace_private,
 )
+from pocketvlm.files.flock import try_lock
 
 ROOT = Path(__file__).parents[2]
 posix = pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
@@ -187,18 +188,21 @@ def test_a_real_limit_of_the_disk(tmp_path, write):
 
 
 @pytest.mark.parametrize("write", WRITERS)
-def test_what_a_killed_process_left_is_removed_once_it_is_old(tmp_path, write):
+def test_what_a_killed_process_left_is_removed_and_what_is_being_written_is_not(tmp_path, write):
     path = tmp_path / "a.json"
-    old, young = fresh_name(path, ".tmp"), fresh_name(path, ".tmp")
+    left, living = fresh_name(path, ".tmp"), fresh_name(path, ".tmp")
     others = [tmp_path / ".a.json.1234.tmp", tmp_path / "thesis.tmp", fresh_name(path, ".old")]
     others.append(fresh_name(tmp_path / "b.json", ".tmp"))
-    for left in (old, young, *others):
-        left.write_text("half")
-        os.utime(left, (1, 1))
-    os.utime(young)
-    assert leftovers(path, ".tmp") == sorted([old, young])
-    write(path, b"new")
-    assert set(tmp_path.iterdir()) == {path, young, *others}
+    for file in (left, living, *others):
+        file.write_text("half")
+        os.utime(file, (1, 1))
+    assert leftovers(path, ".tmp") == sorted([left, living])
+    with living.open() as stream:
+        try_lock(stream.fileno())
+        write(path, b"new")
+        assert set(tmp_path.iterdir()) == {path, living, *others}
+    write(path, b"newer")
+    assert set(tmp_path.iterdir()) == {path, *others}
 
 
 # Modules that write otherwise than by pocketvlm.files, and why they may.
@@ -212,13 +216,14 @@ DIRECTLY = {
     "exporter/pocketvlm_export/ort_format.py": STAGED,
     "exporter/pocketvlm_export/packaging/card.py": STAGED,
     "exporter/pocketvlm_export/packaging/manifest.py": STAGED,
-    "exporter/pocketvlm_export/packaging/publish.py": "it makes that folder",
+    "exporter/pocketvlm_export/packaging/rejected.py": "a copy on another disk",
     "exporter/pocketvlm_export/packaging/sidecars.py": STAGED,
     "exporter/pocketvlm_export/packaging/using.py": STAGED,
     "exporter/pocketvlm_export/selftest/make.py": STAGED,
     "profiles/pocketvlm_measure/line_file.py": "a journal grows, line by line",
     "profiles/pocketvlm_measure/tune/reduced.py": "into a folder that appears as a whole",
     "runtime/pocketvlm/files/__init__.py": "it is the one place",
+    "runtime/pocketvlm/files/folders.py": "it makes that folder",
     "runtime/pocketvlm/files/locks.py": "an empty file, which is locked",
     "runtime/pocketvlm/web/libraries.py": "into a folder that appears as a whole",
     "runtime/pocketvlm/web/sites.py": "into a folder that appears as a whole",

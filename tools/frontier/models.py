@@ -17,6 +17,7 @@ from make_checkpoint import PRESETS, make_checkpoint
 from make_checkpoint.output import new_folder
 from make_checkpoint.presets import VOCABULARY, Preset
 from pocketvlm.artifact import MANIFEST_NAME
+from pocketvlm.files.folders import put_in_place, staged
 from pocketvlm_export import ExportOptions, packaging, pipeline
 from pocketvlm_export.plan import ExportPlan
 from pocketvlm_export.pruning import find_pruner
@@ -104,11 +105,11 @@ def _build(model: str, target: Path, options: ExportOptions) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     before = packaging.replaceable(target, overwrite=False)
     plan = _published(pipeline.prepare(model, target, options))
-    with packaging.staging(target) as folder:
+    with staged(target) as folder:
         plan = pipeline.build(plan, folder, lambda _: None)
         plan, artifact_id = pipeline.seal(plan, folder, lambda _: None)
         pipeline.finish(plan, artifact_id, {}, folder)
-        packaging.publish(folder, target, before)
+        put_in_place(folder, target, before)
     return target
 
 

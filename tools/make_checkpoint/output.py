@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pocketvlm.errors import RequestError
-from pocketvlm_export.interrupts import heeded
-from pocketvlm_export.packaging import content_of, publish, staging
+from pocketvlm.files.folders import content_of, put_in_place, staged
+from pocketvlm.files.interrupts import heeded
 
 
 @contextmanager
@@ -19,6 +19,6 @@ def new_folder(output: Path) -> Iterator[Path]:
     target = output.resolve()
     if target.exists() and (not target.is_dir() or content_of(target)):
         raise RequestError(f"{output} exists already", advice="remove it, or name another folder")
-    with heeded(), staging(target) as folder:
+    with heeded(), staged(target) as folder:
         yield folder
-        publish(folder, target, ())
+        put_in_place(folder, target, ())

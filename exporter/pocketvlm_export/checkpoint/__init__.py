@@ -17,6 +17,7 @@ from pocketvlm_export.checkpoint.processor import (
     image_processor,
     load_image_processor,
     load_tokenizer,
+    special_tokens,
     text_ids,
 )
 from pocketvlm_export.checkpoint.settings import Settings
@@ -42,5 +43,6 @@ __all__ = [
     "read_generation",
     "read_headers",
     "read_json",
+    "special_tokens",
     "text_ids",
 ]

@@ -6,7 +6,9 @@ from pathlib import Path
 import transformers
 
 from pocketvlm.errors import CheckpointError, library_errors
+from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint.files import check_files, read_json
+from pocketvlm_export.checkpoint.named_code import check_config
 from pocketvlm_export.checkpoint.settings import Settings
 from pocketvlm_export.checkpoint.source import Source
 
@@ -37,11 +39,7 @@ def read_config(source: Source, families: frozenset[str]) -> transformers.Pretra
             f"{folder} is a {model_type} model, a family that is not supported",
             expected=f"one of the families {', '.join(sorted(families))}",
         )
-    if stated.stated("quantization_config") is not None:
-        raise CheckpointError(
-            f"{folder} is already quantized",
-            advice="give the float16, bfloat16 or float32 checkpoint",
-        )
+    check_config(folder, raw)
     if not (folder / "tokenizer.json").is_file():
         raise _without_tokenizer(source)
     with library_errors(  # whatever its classes meet first in values that nobody has checked
@@ -49,9 +47,10 @@ def read_config(source: Source, families: frozenset[str]) -> transformers.Pretra
             f"{folder / 'config.json'} cannot be understood ({reason})", advice="fix or replace it"
         )
     ):
-        return transformers.AutoConfig.from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
         )
+        return upstream.without_implementations(config)
 
 
 def _refuse_adapters(folder: Path) -> None:

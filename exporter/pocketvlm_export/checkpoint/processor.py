@@ -13,6 +13,7 @@ from pocketvlm.errors import CheckpointError, library_errors
 from pocketvlm.layouts import Medium
 from pocketvlm.text.tokenizer_files import MAX_BYTES, TokenizerFault, check_tokenizer
 from pocketvlm_export.checkpoint.files import read_json, read_text
+from pocketvlm_export.checkpoint.named_code import check_picture_class, check_tokenizer_config
 from pocketvlm_export.checkpoint.places import (
     CHAT_TEMPLATE,
     END_OF_ANSWER,
@@ -67,6 +68,7 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
         )
     ):
         _check(folder / "tokenizer.json")
+        check_tokenizer_config(folder)
         with quiet_transformers():
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True
@@ -100,6 +102,12 @@ def _check_once(path: Path, size: int, modified: int) -> None:
         ) from fault
 
 
+def special_tokens(tokenizer: transformers.PreTrainedTokenizerFast) -> dict[str, str]:
+    """The special tokens that chat templates may use, by their names, such as ``bos_token``."""
+    named = tokenizer.special_tokens_map.items()
+    return {name: token for name, token in named if isinstance(token, str)}
+
+
 def text_ids(
     tokenizer: transformers.PreTrainedTokenizerFast, text: str, *, add_special_tokens: bool = False
 ) -> list[int]:
@@ -123,6 +131,7 @@ def load_image_processor(folder: Path, medium: Medium = "image") -> Any:
         PocketVLMError: its files cannot be read.
     """
     statement = _taken(folder, medium)
+    check_picture_class(folder, statement.value)
     with library_errors(functools.partial(_unbuilt, folder, statement)), quiet_transformers():
         processor = transformers.AutoImageProcessor.from_pretrained(
             folder, backend="pil", trust_remote_code=False, local_files_only=True

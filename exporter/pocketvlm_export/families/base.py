@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from pocketvlm.errors import CheckpointError, RequestError
 from pocketvlm.layouts import Medium
+from pocketvlm.text.templates import ChatTemplate
 from pocketvlm_export.caps import DEFAULT_TILES, MOST_COMPARED, Caps
 from pocketvlm_export.checkpoint import (
     Settings,
@@ -22,6 +23,7 @@ from pocketvlm_export.checkpoint import (
     image_processor,
     load_tokenizer,
     read_json,
+    special_tokens,
 )
 from pocketvlm_export.checkpoint.weights import Weights
 from pocketvlm_export.families.assembly import assign, fill, understood, with_changes
@@ -346,19 +348,25 @@ class Family:
         """Return what transformers' processor in ``folder`` tokenizes of a question about so many
         pictures, the place of each a single token in it."""
         content = [*[{"type": self.medium}] * pictures, {"type": "text", "text": prompt}]
-        text: str = self.tokenizer(folder).apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=self.chat_template(folder),
-            add_generation_prompt=True,
-            tokenize=False,
+        return self.reference_conversation(folder, [{"role": "user", "content": content}])
+
+    def reference_conversation(self, folder: Path, messages: Sequence[Mapping[str, Any]]) -> str:
+        """As `reference_prompt`, of a conversation in messages with pictures as parts.
+
+        The runtime renders it before: transformers sets no bounds to what a template does.
+        """
+        tokenizer, template = self.tokenizer(folder), self.chat_template(folder)
+        ChatTemplate(template, special_tokens(tokenizer)).render(list(messages))
+        text: str = tokenizer.apply_chat_template(
+            list(messages), chat_template=template, add_generation_prompt=True, tokenize=False
         )
         return text
 
     def reference_positions(
-        self, spec: VLMSpec, ids: npt.NDArray[np.int64], grid: tuple[int, int]
+        self, spec: VLMSpec, ids: npt.NDArray[np.int64], grids: Sequence[tuple[int, int]]
     ) -> npt.NDArray[np.int64] | None:
-        """Return the positions of a prompt about one unpruned picture, whose ids are (n,) and whose
-        tokens are a grid of (rows, columns): int64 (axes, n). None where they are 0, 1, 2, ..."""
+        """Return the positions of a prompt about unpruned pictures, whose ids are (n,) and whose
+        tokens are grids of (rows, columns): int64 (axes, n). None where they are 0, 1, 2, ..."""
         return None
 
 

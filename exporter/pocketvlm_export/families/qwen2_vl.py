@@ -185,12 +185,12 @@ class Qwen2VL(Family):
         return torch.arange(int(grid.prod()) // spec.vision.merge**2)
 
     def reference_positions(
-        self, spec: VLMSpec, ids: npt.NDArray[np.int64], grid: tuple[int, int]
+        self, spec: VLMSpec, ids: npt.NDArray[np.int64], grids: Sequence[tuple[int, int]]
     ) -> npt.NDArray[np.int64] | None:
         """By transformers' ``get_rope_index``."""
-        rows, columns = (edge * spec.vision.merge for edge in grid)
-        is_image = ids == spec.image_token_id
-        return upstream.rope_positions(self.model, spec.config, ids, is_image, (1, rows, columns))
+        merge, is_image = spec.vision.merge, ids == spec.image_token_id
+        patches = [(1, rows * merge, columns * merge) for rows, columns in grids]
+        return upstream.rope_positions(self.model, spec.config, ids, is_image, patches)
 
 
 class Qwen25VL(Qwen2VL):

@@ -1,5 +1,5 @@
 """Everything about an artifact that is not a graph: side files, manifest, checksums, model card,
-atomic publishing."""
+what may be replaced."""
 
 from pocketvlm_export.packaging.appraisal import check_device_settings
 from pocketvlm_export.packaging.card import write_card
@@ -7,7 +7,6 @@ from pocketvlm_export.packaging.destination import (
     check_destination,
     check_keep_failed,
     check_space,
-    content_of,
     replaceable,
 )
 from pocketvlm_export.packaging.manifest import (
@@ -17,7 +16,7 @@ from pocketvlm_export.packaging.manifest import (
     seal,
     write_manifest,
 )
-from pocketvlm_export.packaging.publish import keep, publish, staging
+from pocketvlm_export.packaging.rejected import keep
 from pocketvlm_export.packaging.sidecars import pictures_config, write_sidecars
 from pocketvlm_export.packaging.using import write_using
 
@@ -27,15 +26,12 @@ __all__ = [
     "check_device_settings",
     "check_keep_failed",
     "check_space",
-    "content_of",
     "eos_token_ids",
     "keep",
     "make_manifest",
     "pictures_config",
-    "publish",
     "replaceable",
     "seal",
-    "staging",
     "write_card",
     "write_manifest",
     "write_sidecars",

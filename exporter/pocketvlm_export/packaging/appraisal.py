@@ -13,7 +13,7 @@ from pocketvlm.errors import CheckpointError, PocketVLMError
 from pocketvlm.layouts import make_layout
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.templates import ChatTemplate
-from pocketvlm_export.checkpoint import image_processor, text_ids
+from pocketvlm_export.checkpoint import image_processor, special_tokens, text_ids
 from pocketvlm_export.checkpoint.settings import brief
 from pocketvlm_export.layouts import setting
 from pocketvlm_export.loading import Checkpoint
@@ -105,11 +105,7 @@ def _check_prompt(checkpoint: Checkpoint) -> None:
     """Ask about one picture, as the parity gate will."""
     source = checkpoint.source.folder
     tokenizer = checkpoint.family.tokenizer(source)
-    special = {
-        name: token
-        for name, token in tokenizer.special_tokens_map.items()
-        if isinstance(token, str)
-    }
+    special = special_tokens(tokenizer)
     template = checkpoint.family.chat_template(source)
     with _advising(source, "the prompt"):
         prompter = Prompter(

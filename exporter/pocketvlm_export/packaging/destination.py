@@ -3,30 +3,14 @@ was."""
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 from pocketvlm.artifact import MANIFEST_NAME
 from pocketvlm.errors import RequestError
 from pocketvlm.files import real_path
+from pocketvlm.files.folders import Content, content_of
 
 _MARGIN = 64 << 20  # bytes kept free beside what is estimated
-
-Content = tuple[tuple[str | int, ...], ...]
-
-
-def content_of(folder: Path) -> Content:
-    """Everything in a folder, by relative name, and what the system says of it: other values after
-    any change, the same ones after the folder is renamed.
-
-    Device and inode of the folder and those in it; of a file its size, time of modification and of
-    change too. Nothing where there is no folder, or an empty one. Raises OSError.
-    """
-    rows = list(_rows(folder, ""))
-    if not rows:
-        return ()
-    info = folder.stat()
-    return ((".", info.st_dev, info.st_ino), *sorted(rows))
 
 
 def replaceable(target: Path, *, overwrite: bool) -> Content:
@@ -133,21 +117,6 @@ def check_space(output: Path, needed: int) -> None:
             advice="free some space or choose another disk",
             setting="output",
         )
-
-
-def _rows(folder: Path, prefix: str) -> Iterator[tuple[str | int, ...]]:
-    try:
-        entries = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for entry in entries:
-        name, info = f"{prefix}{entry.name}", Path(entry.path).lstat()
-        if entry.is_dir(follow_symlinks=False):
-            yield name, info.st_dev, info.st_ino
-            yield from _rows(Path(entry.path), f"{name}/")
-        else:
-            state = info.st_size, info.st_mtime_ns, info.st_ctime_ns
-            yield name, info.st_dev, info.st_ino, *state
 
 
 def _overlap(a: Path, b: Path) -> bool:

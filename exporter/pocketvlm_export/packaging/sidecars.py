@@ -12,6 +12,7 @@ from pocketvlm_export.checkpoint import (
     image_processor,
     load_tokenizer,
     read_json,
+    special_tokens,
 )
 from pocketvlm_export.onnx_passes import weights_files
 from pocketvlm_export.plan import ExportPlan
@@ -76,15 +77,13 @@ def write_tokenizer(
     # Written here: of a full disk the library raises a bare Exception.
     text = tokenizer.backend_tokenizer.to_str(pretty=True)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-    special = {
-        name: token
-        for name, token in tokenizer.special_tokens_map.items()
-        if isinstance(token, str)
-    }
     stated = read_json(source / "tokenizer_config.json")
     if stated.get(_ADDS_BOS) and not getattr(tokenizer, _ADDS_BOS, True):
         stated[_ADDS_BOS] = False
-    _write(folder / "tokenizer_config.json", {**stated, **special, "chat_template": template})
+    _write(
+        folder / "tokenizer_config.json",
+        {**stated, **special_tokens(tokenizer), "chat_template": template},
+    )
 
 
 def _model_config(source: Path, plan: ExportPlan, folder: Path) -> dict[str, Any]:

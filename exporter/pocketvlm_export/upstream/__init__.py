@@ -23,8 +23,10 @@ from pocketvlm_export.upstream.loading import (
     Listener,
     fill,
     model_class,
+    reads_tokenizer_json,
     recorded_attention,
     recording_attention,
+    without_implementations,
 )
 from pocketvlm_export.upstream.ort_tools import (
     convert_to_ort,
@@ -68,6 +70,7 @@ __all__ = [
     "quantize_4bit",
     "quantize_int8",
     "quick_tracing",
+    "reads_tokenizer_json",
     "recorded_attention",
     "recording_attention",
     "rope_frequencies",
@@ -76,6 +79,7 @@ __all__ = [
     "stretched_positions",
     "tile_grid",
     "window_order",
+    "without_implementations",
     "write_required_operators",
 ]
 

@@ -99,12 +99,11 @@ def rope_positions(
     config: PretrainedConfig,
     ids: npt.NDArray[np.int64],
     is_image: npt.NDArray[np.bool_],
-    grid: tuple[int, int, int],
+    grids: Sequence[tuple[int, int, int]],
 ) -> npt.NDArray[np.int64]:
-    """Return the positions of a prompt about one picture as Qwen's models number them: int64 (3,
-    n).
+    """Return the positions of a prompt about pictures as Qwen's models number them: int64 (3, n).
 
-    ``grid`` are the frames, rows and columns of the picture's patches. The method belongs to the
+    ``grids`` are the frames, rows and columns of each picture's patches. The method belongs to the
     class ``model`` with all its weights, of which it reads the configuration alone.
     """
     stand_in = SimpleNamespace(config=config)
@@ -115,7 +114,7 @@ def rope_positions(
         stand_in,
         torch.from_numpy(ids)[None],
         mm_token_type_ids=torch.from_numpy(is_image.astype(np.int64))[None],
-        image_grid_thw=torch.tensor([grid]),
+        image_grid_thw=torch.tensor(list(grids)),
     )
     numbers: npt.NDArray[np.int64] = positions[:, 0].numpy()
     return numbers

@@ -8,10 +8,10 @@ from typing import Any
 from pocketvlm.artifact import Artifact
 from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm.files import user_path
+from pocketvlm.files.interrupts import heeded, repeated
 from pocketvlm.layouts import media_read
 from pocketvlm_export.caps import Caps
 from pocketvlm_export.gguf_types import GGUF_TYPES
-from pocketvlm_export.interrupts import heeded, repeated
 from pocketvlm_export.loading import Checkpoint, open_checkpoint, reading
 from pocketvlm_export.memory import collecting_own_garbage
 from pocketvlm_export.precisions import PRECISIONS
@@ -24,7 +24,14 @@ from pocketvlm_export.verification.gate import (
     vision_alone,
 )
 
-__all__ = ["ParityError", "check_parity", "failures", "verify_against", "vision_alone"]
+__all__ = [
+    "ParityError",
+    "as_exported",
+    "check_parity",
+    "failures",
+    "verify_against",
+    "vision_alone",
+]
 
 
 @heeded()
@@ -62,13 +69,7 @@ def _held_against(
     artifact: Artifact, checkpoint: Checkpoint, artifact_dir: Path, model: str
 ) -> dict[str, Any]:
     """The figures of one medium; raises as `verify_against`."""
-    family, vision = checkpoint.family, artifact.manifest.vision
-    spec = checkpoint.spec
-    if vision.made_for is not None and vision.image_size is not None:
-        spec = family.resized(spec, vision.image_size, checkpoint.source.folder)
-    spec = family.capped(spec, Caps.of(vision.caps))
-    layout = layout_of(spec, artifact)
-    checkpoint = dataclasses.replace(checkpoint, spec=spec.under(layout) if layout else spec)
+    checkpoint = as_exported(checkpoint, artifact)
     _check_same_shape(artifact, checkpoint)
     parity = check_parity(checkpoint, artifact)
     if not parity.passed:
@@ -76,6 +77,18 @@ def _held_against(
             f"{artifact_dir} differs from {model} ({failures(parity)})", advice="export it again"
         )
     return dataclasses.asdict(parity)
+
+
+def as_exported(checkpoint: Checkpoint, artifact: Artifact) -> Checkpoint:
+    """Return a checkpoint for pictures of the size and layout that an artifact has, and no larger
+    than it takes."""
+    family, vision = checkpoint.family, artifact.manifest.vision
+    spec = checkpoint.spec
+    if vision.made_for is not None and vision.image_size is not None:
+        spec = family.resized(spec, vision.image_size, checkpoint.source.folder)
+    spec = family.capped(spec, Caps.of(vision.caps))
+    layout = layout_of(spec, artifact)
+    return dataclasses.replace(checkpoint, spec=spec.under(layout) if layout else spec)
 
 
 def _check_names(artifact: Artifact) -> None:

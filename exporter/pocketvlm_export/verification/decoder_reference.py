@@ -2,9 +2,10 @@
 and what the processor makes of a question about a picture."""
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -98,8 +99,55 @@ def decoder_reference(
     family, spec, features = checkpoint.family, checkpoint.spec, picture.features
     ids = prompt_ids(checkpoint, prompt, picture.slots, picture.text)
     positions = prompt_positions(checkpoint, prompt, picture)
-    is_visual = ids == spec.image_token_id
     further = functools.partial(family.reference_inputs, extras=picture.extras)
+    with (
+        component(family.load_embedding(checkpoint.weights, spec)) as embedding,
+        component(family.load_decoder(checkpoint.weights, spec, attention="eager")) as model,
+        component(
+            MaskedReader(model, stages, gate_scores(stages, len(features)))
+            if stages
+            else ScoringReader(model)
+            if scores
+            else PlainReader(model, positions, further)
+        ) as reader,
+        one_thread(),
+        torch.inference_mode(),
+    ):
+        answer = greedy_answer(checkpoint, embedding, reader, ids, features, steps)
+        embeds = [embedding(torch.from_numpy(row)) for row in sequences]
+        read = [model(inputs_embeds=rows[None]).logits[0].numpy() for rows in embeds]
+        looked_up = [rows.float().numpy().copy() for rows in embeds]
+        dropping = reader.dropping
+        visual_scores = reader.visual_scores if isinstance(reader, ScoringReader) else None
+    return replace(
+        answer,
+        sequence_logits=read,
+        sequence_embeds=looked_up,
+        dropping=dropping,
+        visual_scores=visual_scores,
+    )
+
+
+def greedy_answer(
+    checkpoint: Checkpoint,
+    embedding: torch.nn.Module,
+    reader: PlainReader | MaskedReader,
+    ids: Ints,
+    features: Floats,
+    steps: int,
+) -> DecoderReference:
+    """Answer a prompt greedily for ``steps`` tokens, by modules that are loaded.
+
+    Args:
+        checkpoint: whose modules, and whose settings for generation.
+        embedding: of token ids.
+        reader: of this prompt, which it has not read yet.
+        ids: the prompt's, (n,), with a slot for each row of ``features``.
+        features: what is kept of all its pictures, (slots, hidden), in order.
+        steps: how many tokens.
+    """
+    spec = checkpoint.spec
+    is_visual = ids == spec.image_token_id
     processors = upstream.greedy_processors(
         generation_settings(checkpoint.source.folder, spec.config),
         ids.tolist(),
@@ -117,39 +165,12 @@ def decoder_reference(
         compared.append(processors(so_far, row[None].clone())[0].numpy())
         token_ids.append(int(compared[-1].argmax()))
 
-    with (
-        component(family.load_embedding(checkpoint.weights, spec)) as embedding,
-        component(family.load_decoder(checkpoint.weights, spec, attention="eager")) as model,
-        component(
-            MaskedReader(model, stages, gate_scores(stages, len(features)))
-            if stages
-            else ScoringReader(model)
-            if scores
-            else PlainReader(model, positions, further)
-        ) as reader,
-        one_thread(),
-        torch.inference_mode(),
-    ):
-        inputs = embedding(torch.from_numpy(ids)[None])
-        inputs[0, torch.from_numpy(is_visual)] = torch.from_numpy(features)
-        pick(reader.prefill(inputs, is_visual))
-        while len(token_ids) < steps:
-            pick(reader.step(embedding(torch.tensor([token_ids[-1:]]))))
-        embeds = [embedding(torch.from_numpy(row)) for row in sequences]
-        read = [model(inputs_embeds=rows[None]).logits[0].numpy() for rows in embeds]
-        looked_up = [rows.float().numpy().copy() for rows in embeds]
-        dropping = reader.dropping
-        visual_scores = reader.visual_scores if isinstance(reader, ScoringReader) else None
-    return DecoderReference(
-        ids,
-        token_ids,
-        np.stack(logits),
-        np.stack(compared),
-        read,
-        looked_up,
-        dropping,
-        visual_scores,
-    )
+    inputs = embedding(torch.from_numpy(ids)[None])
+    inputs[0, torch.from_numpy(is_visual)] = torch.from_numpy(features)
+    pick(reader.prefill(inputs, is_visual))
+    while len(token_ids) < steps:
+        pick(reader.step(embedding(torch.tensor([token_ids[-1:]]))))
+    return DecoderReference(ids, token_ids, np.stack(logits), np.stack(compared))
 
 
 @contextmanager
@@ -178,16 +199,29 @@ def prompt_ids(
     processors make them, with the ``slots`` of all, or those of each tile of all.
 
     ``picture`` is the text in place of a picture, an image token for each tile in it; without it
-    there is one. Processors render the template to text and tokenize that once, without a second
-    BOS where the template wrote one. A tokenizer's own ``apply_chat_template`` would add none at
-    all.
+    there is one.
     """
-    family, folder = checkpoint.family, checkpoint.source.folder
-    tokenizer, text = family.tokenizer(folder), family.reference_prompt(folder, prompt, pictures)
-    if picture:
+    text = checkpoint.family.reference_prompt(checkpoint.source.folder, prompt, pictures)
+    return text_to_ids(checkpoint, text, slots, [picture] * pictures)
+
+
+def text_to_ids(
+    checkpoint: Checkpoint, text: str, slots: int | Sequence[int], pictures: Sequence[str] = ()
+) -> Ints:
+    """Return the token ids of a prompt that a template has written, as `prompt_ids`.
+
+    ``pictures`` are the texts in place of each, as they come; an empty one leaves the place as it
+    is. Processors render the template to text and tokenize that once, without a second BOS where
+    the template wrote one; a tokenizer's own ``apply_chat_template`` would add none at all.
+    """
+    tokenizer = checkpoint.family.tokenizer(checkpoint.source.folder)
+    if any(pictures):
         token = str(tokenizer.convert_ids_to_tokens(checkpoint.spec.image_token_id))
         around = checkpoint.spec.picture_text
-        text = text.replace(around.placeholder if around else token, picture)
+        place = around.placeholder if around else token
+        first, *rest = text.split(place)
+        instead = [picture or place for picture in pictures]
+        text = first + "".join(a + b for a, b in zip(instead, rest, strict=True))
     has_bos = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     ids: Ints = np.array(text_ids(tokenizer, text, add_special_tokens=not has_bos), dtype=np.int64)
     is_image = ids == checkpoint.spec.image_token_id
@@ -206,16 +240,34 @@ def prompt_positions(
     is 0.
     """
     spec = checkpoint.spec
-    if first := spec.decoder.first_position:
-        following = first + len(prompt_ids(checkpoint, prompt, picture.slots, picture.text))
-        return PromptPositions(np.arange(first, following)[None], following)
-    if picture.grid is None or picture.kept is None:
+    if not spec.decoder.first_position and picture.grid is None:
         return None
-    tokens = picture.grid[0] * picture.grid[1]
-    ids = prompt_ids(checkpoint, prompt, tokens, picture.text)
-    positions = spec.family.reference_positions(spec, ids, picture.grid)
+    ids = prompt_ids(checkpoint, prompt, picture.slots, picture.text)
+    whole = ids
+    if picture.grid is not None:
+        whole = prompt_ids(checkpoint, prompt, math.prod(picture.grid), picture.text)
+    return pruned_positions(checkpoint, ids, whole, [picture])
+
+
+def pruned_positions(
+    checkpoint: Checkpoint, ids: Ints, whole: Ints, pictures: Sequence[PictureReference]
+) -> PromptPositions | None:
+    """As `prompt_positions`, of a prompt's ``ids`` and those that it has where nothing is
+    dropped."""
+    spec = checkpoint.spec
+    if first := spec.decoder.first_position:
+        following = first + len(ids)
+        return PromptPositions(np.arange(first, following)[None], following)
+    grids = [picture.grid for picture in pictures if picture.grid is not None]
+    positions = spec.family.reference_positions(spec, whole, grids) if grids else None
     if positions is None:
         return None
-    dropped = np.setdiff1d(np.arange(tokens), picture.kept)
-    at = np.flatnonzero(ids == spec.image_token_id)[dropped]
+    sizes = np.cumsum([0, *(math.prod(grid) for grid in grids)])
+    kept = [
+        start + picture.kept
+        for start, picture in zip(sizes, pictures, strict=False)
+        if picture.kept is not None
+    ]
+    dropped = np.setdiff1d(np.arange(sizes[-1]), np.concatenate(kept))
+    at = np.flatnonzero(whole == spec.image_token_id)[dropped]
     return PromptPositions(np.delete(positions, at, axis=1), int(positions.max()) + 1)

@@ -42,7 +42,7 @@ class Journal(LineFile):
     def add(self, subject: Subject, replies: list[Reply]) -> None:
         """Write replies down, all at once. Refusals are written for people to read; a resumed run
         asks them again."""
-        rows = []
+        rows, answered = [], {}
         by_budget = {case.budget: case for case in subject.cases}
         for reply in replies:
             key = subject.key(reply.line, by_budget[reply.budget])
@@ -54,8 +54,9 @@ class Journal(LineFile):
                 | {k: v for k, v in fields.items() if v is not None}
             )
             if reply.error is None:
-                self.replies[key] = reply
+                answered[key] = reply
         self.write(rows)
+        self.replies |= answered
 
     def take(self, row: dict[str, Any]) -> bool:
         """See `LineFile`; of two answers to one question the first counts."""

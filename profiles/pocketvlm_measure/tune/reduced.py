@@ -11,20 +11,19 @@ import dataclasses
 import hashlib
 import mmap
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from pocketvlm.artifact import MANIFEST_NAME, Artifact, Manifest, pick_graph
 from pocketvlm.artifact.specs import DecoderSpec, Parity, Vision
 from pocketvlm.errors import ArtifactError, RequestError
-from pocketvlm.files import fresh_name, leftovers, real_path
-from pocketvlm.files.locks import locked
+from pocketvlm.files import real_path
+from pocketvlm.files.folders import put_in_place, staged
+from pocketvlm.files.interrupts import heeded
 from pocketvlm_measure.cases import Case
 from pocketvlm_measure.progress import progress
 from pocketvlm_measure.tune.self_test import described, measured_anew, narrowed, with_self_test
 
-_PARTIAL = ".partial"
 _WEIGHTS = "_data"  # how the names of files with a graph's weights end
 # They describe every graph of the larger folder; the exporter writes them.
 _OUTDATED = {"USING.md", "using.json"}
@@ -111,30 +110,14 @@ def write_reduced(artifact: Artifact, case: Case, output: Path) -> Manifest:
     manifest = reduced_manifest(artifact, case)
     check_output(output)
     target = real_path(output)
-    folder = fresh_name(target, _PARTIAL)
-    try:
-        with locked(target, advice="wait until it has ended", setting="export"):
-            for left in leftovers(target, _PARTIAL):  # of a process that was killed
-                shutil.rmtree(left, ignore_errors=True)
-            folder.mkdir()
-            try:
-                _copy(artifact, manifest, folder)
-                if artifact.manifest.self_test is not None and manifest.self_test is None:
-                    manifest = measured_anew(folder, manifest)
-                manifest = described(folder, manifest)
-                (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-                Artifact.open(folder, "sizes")
-                if target.is_dir():
-                    target.rmdir()  # empty, or this raises
-                folder.rename(target)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
-        raise RequestError(
-            f"{output} cannot be written ({error.strerror or error})",
-            advice="choose another folder",
-            setting="export",
-        ) from error
+    with heeded(), staged(target, setting="export") as folder:
+        _copy(artifact, manifest, folder)
+        if artifact.manifest.self_test is not None and manifest.self_test is None:
+            manifest = measured_anew(folder, manifest)
+        manifest = described(folder, manifest)
+        (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
+        Artifact.open(folder, "sizes")
+        put_in_place(folder, target, (), setting="export")
     return manifest
 
 
@@ -242,8 +225,6 @@ def _copied(path: Path, target: Path) -> str:
         while block := source.read(_BLOCK):
             digest.update(block)
             copy.write(block)
-        copy.flush()
-        os.fsync(copy.fileno())
     return digest.hexdigest()
 
 

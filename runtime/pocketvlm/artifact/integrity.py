@@ -14,7 +14,7 @@ from typing import Literal, get_args
 
 from pocketvlm.artifact.specs import FileEntry
 from pocketvlm.errors import ArtifactError, RequestError
-from pocketvlm.files.remembered import read_remembered, write_remembered
+from pocketvlm.files.remembered import change_remembered, read_remembered
 
 Check = Literal["auto", "full", "sizes"]
 
@@ -180,7 +180,7 @@ class _Remembered:
     def write_down(self) -> None:
         """Write down what was read."""
         if self._fresh:
-            write_remembered(_TABLE, {**self._rows, **self._fresh}, _REMEMBERED)
+            change_remembered(_TABLE, _REMEMBERED, lambda rows: {**rows, **self._fresh})
 
 
 def _state(path: Path) -> list[int | str]:

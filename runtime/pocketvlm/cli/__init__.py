@@ -12,7 +12,7 @@ from typing import Any
 import click
 from packaging.requirements import Requirement
 
-from pocketvlm import __version__
+from pocketvlm.cli.release import this_release
 from pocketvlm.cli.streams import standard_streams
 from pocketvlm.cli.target import naming_target
 from pocketvlm.cli.terminal import echo, printable, replace_unknown_characters
@@ -70,6 +70,7 @@ class PluginGroup(click.Group):
                 return super().invoke(ctx)
         except PocketVLMError as error:
             if (ctx.obj or {}).get("debug"):
+                error.add_note(f"pocketvlm {this_release()}")
                 raise
             echo(f"error: {printable(' '.join(str(error).split()))}", err=True)
             ctx.exit(error.exit_code)
@@ -81,6 +82,11 @@ class PluginGroup(click.Group):
         except KeyboardInterrupt:
             echo("\ninterrupted", err=True)
             ctx.exit(_INTERRUPTED)
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # a fault of ours: its traceback says where it was met
+            error.add_note(f"pocketvlm {this_release()}")
+            raise
 
 
 def _load(name: str) -> click.Command:
@@ -166,6 +172,24 @@ def _install(extra: str) -> str:
     return f"pip install 'pocketvlm[{extra}]'"
 
 
+def _version_option() -> click.Option:
+    """``--version``; git is asked only when it is given."""
+
+    def show(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+        if value:
+            echo(f"pocketvlm {this_release()}")
+            ctx.exit()
+
+    return click.Option(
+        ["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        help="Show the release and the commit, and exit.",
+    )
+
+
 def _debug_option() -> click.Option:
     """``--debug``, also after the subcommand's name."""
 
@@ -184,11 +208,10 @@ def _debug_option() -> click.Option:
 
 @click.group(
     cls=PluginGroup,
-    params=[_debug_option()],
+    params=[_debug_option(), _version_option()],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Example: pocketvlm run my-artifact --image photo.jpg --prompt 'What is in the "
     "picture?'",
 )
-@click.version_option(__version__, prog_name="pocketvlm")
 def main() -> None:
     """Vision-language models with pruned visual tokens: export, run, inspect, verify."""

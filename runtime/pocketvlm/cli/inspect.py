@@ -11,6 +11,7 @@ import click
 from pocketvlm.cli.described import describe, graphs
 from pocketvlm.cli.lists import BUDGET, PATH
 from pocketvlm.cli.options import cap_options
+from pocketvlm.cli.release import this_release
 from pocketvlm.cli.terminal import echo, echo_json, printable
 from pocketvlm.errors import RequestError
 from pocketvlm.files import replace_file
@@ -93,7 +94,7 @@ def inspect(
             artifact, medium, overlay, budget, is_clip=video is not None, prompt=prompt
         )
     if as_json:
-        echo_json(facts(artifact.manifest) | kept)
+        echo_json(facts(artifact.manifest) | {"read_by": f"pocketvlm {this_release()}"} | kept)
         return
     for line in describe(artifact):
         echo(printable(line))

@@ -59,6 +59,11 @@ class LateDecoder:
         """Whether an engine gains by it: one that maps its weights does not."""
         return not ENGINES[engine].maps_weights
 
+    @property
+    def fixed_runs(self) -> bool:
+        """See `Decoder`; known once it is open, which it is with the first sequence."""
+        return self._decoder is not None and self._decoder.fixed_runs
+
     def sequence(self) -> DecoderSequence:
         """See `Decoder.sequence`; the first one opens the graphs."""
         if self._closed:

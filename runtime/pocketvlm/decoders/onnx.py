@@ -34,6 +34,8 @@ from pocketvlm.ort.signatures import cache_tensors
 
 _FLOAT32_BYTES = 4
 _NAME = "the decoder graph"
+# Precisions whose activations have one scale for all tokens of a run.
+_MEASURED_EACH_RUN = frozenset({"int8"})
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,17 @@ class OnnxDecoder:
 
     Attributes:
         kind: of the decoder graphs, one of `metadata.GRAPH_KINDS`.
+        divides: whether a prompt may be read in several runs, where something is gained by it.
     """
 
     kind: ClassVar[str] = metadata.DECODER
+    divides: ClassVar[bool] = True
 
-    def __init__(self, graphs: Graphs, name: str = "onnx") -> None:
+    def __init__(self, graphs: Graphs, name: str = "onnx", *, fixed_runs: bool = False) -> None:
+        """``fixed_runs``: see `Decoder`."""
         self._graphs: Graphs | None = graphs
         self.name = name
+        self.fixed_runs = fixed_runs
         self.context = graphs.spec.context
         self.cache_value_bytes = _FLOAT32_BYTES
 
@@ -109,7 +115,8 @@ class OnnxDecoder:
             prefill=decode_session if prefill == decode else opened(prefill, cls.kind, reading),
             decode=decode_session,
         )
-        return cls(graphs, f"onnx {precision}")
+        measured = (reading or writing) in _MEASURED_EACH_RUN
+        return cls(graphs, f"onnx {precision}", fixed_runs=cls.divides and measured)
 
     def sequence(self) -> OnnxSequence:
         """See `Decoder.sequence`."""

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.decoders.base import Decoder, Segment, TokenSegment, closed
-from pocketvlm.decoders.prefix import CachedSequence, joined
+from pocketvlm.decoders.prefix import CachedSequence, joined, run_ends
 from pocketvlm.errors import EngineError
 from pocketvlm.limits import SequenceLimits
 
@@ -207,11 +207,17 @@ class SequencePool:
 
     def _begun(self, *, kept: bool = False) -> PooledSequence:
         """A new sequence that holds nothing."""
-        cached = PooledSequence(self._decoder.sequence())
+        sequence = self._decoder.sequence()
+        cached = PooledSequence(sequence, self._divided if self._decoder.fixed_runs else None)
         self._sequences = tuple(map(weakref.ref, [*self._living(), cached]))
         if kept:
             cached.kept, self._kept = True, (*self._kept, cached)
         return cached
+
+    def _divided(self, prompt: Sequence[Segment]) -> list[int]:
+        """See `run_ends`; whatever is kept, so that a prompt is always divided alike."""
+        beginning = np.zeros(0, dtype=np.int64) if self._begin_with is None else self._begin_with()
+        return run_ends(prompt, beginning)
 
     def _nearest(self, prompt: Sequence[Segment]) -> tuple[PooledSequence | None, int]:
         """The sequence that begins as a prompt does for longest, and for how many tokens; one that

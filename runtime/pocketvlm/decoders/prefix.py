@@ -3,12 +3,19 @@ computed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from pocketvlm.decoders.base import DecoderSequence, EmbeddingSegment, Segment, TokenSegment
+
+# Of a joined prompt the lengths after which runs end, ascending, its own last; see `run_ends`.
+Division = Callable[[Sequence[Segment]], Sequence[int]]
+
+# Where prompts are divided: tokens of text in one run, and of a beginning that is worth its own.
+_LONGEST_TEXT, _LEAST_BEGINNING = 256, 16
 
 
 class CachedSequence:
@@ -18,14 +25,21 @@ class CachedSequence:
     written down after a step has succeeded, so an interrupt at any moment costs a longer prefill,
     never a wrong answer.
 
+    Without a ``division`` a prompt continues from any token, and the rest is read in one run. With
+    one it is read in the runs that the division names, and continues only from where such a run
+    ended, or from all that the cache holds. Then what the cache holds of a prompt is the same
+    whatever was asked before, bit for bit.
+
     Attributes:
         sequence: the one it wraps, which nobody else may change.
     """
 
-    def __init__(self, sequence: DecoderSequence) -> None:
+    def __init__(self, sequence: DecoderSequence, division: Division | None = None) -> None:
         self.sequence = sequence
+        self._division = division
         self._prompt: list[Segment] = []  # prefilled last
         self._decoded: list[int] = []  # tokens decoded since
+        self._ends: list[int] = []  # lengths after which runs over the prompt ended
 
     def prefill(self, segments: Sequence[Segment]) -> tuple[npt.NDArray[np.float32], int]:
         """Logits float32 (vocab,) after ``segments``, a whole prompt, and how many of its tokens
@@ -35,14 +49,47 @@ class CachedSequence:
             PocketVLMError: see `DecoderSequence.prefill`.
         """
         prompt = joined(segments)
-        # The last token is always computed: its logits are what is asked for.
-        cached = max(0, min(common_length(self._held(), prompt), sum(map(len, prompt)) - 1))
-        self._prompt, self._decoded = [], []
+        total = sum(map(len, prompt))
+        ends = [total] if self._division is None else list(self._division(prompt))
+        cached = self._common(prompt)
+        earlier = [end for end in self._ends if end <= cached]
+        self._prompt, self._decoded, self._ends = [], [], []
         self.sequence.keep(cached)
         cached = self.sequence.length
-        logits = self.sequence.prefill(after(prompt, cached))
-        self._prompt = prompt
+        further = [end for end in ends if end > cached]
+        logits = self._read(prompt, cached, further)
+        self._prompt, self._ends = prompt, sorted({*earlier, cached, *further} - {0})
         return logits, cached
+
+    def _read(
+        self, prompt: Sequence[Segment], start: int, ends: Sequence[int]
+    ) -> npt.NDArray[np.float32]:
+        """The logits after a prompt whose first ``start`` tokens are cached, in runs that end at
+        ``ends``."""
+        *earlier, _ = ends
+        spent: Counter[str] = Counter()
+        for end in earlier:
+            self.sequence.prefill(after(before(prompt, end), start))
+            spent.update(self.sequence.timings_ms)
+            start = end
+        logits = self.sequence.prefill(after(prompt, start))
+        if earlier:
+            self.sequence.timings_ms = {**(spent + Counter(self.sequence.timings_ms))}
+        return logits
+
+    def _common(self, prompt: Sequence[Segment]) -> int:
+        """How many tokens of a `joined` prompt the cache holds that it can continue from."""
+        held = self._held()
+        # The last token is always computed: its logits are what is asked for.
+        most = max(0, min(common_length(held, prompt), sum(map(len, prompt)) - 1))
+        if self._division is None:
+            return most
+        places = (*self._ends, sum(map(len, held)))
+        return max((each for each in places if self._from(each) and each <= most), default=0)
+
+    def _from(self, length: int) -> bool:
+        """Whether the sequence can be cut to just so many tokens."""
+        return self.sequence.reach(length) == length
 
     def decode(self, token_id: int) -> npt.NDArray[np.float32]:
         """See `DecoderSequence.decode`."""
@@ -52,8 +99,8 @@ class CachedSequence:
 
     def shared(self, prompt: Sequence[Segment]) -> int:
         """Tokens of a `joined` prompt that need not be computed on this one, or on its `fork`."""
-        common = common_length(self._held(), prompt)
-        return self.sequence.reach(min(common, sum(map(len, prompt)) - 1)) if common else 0
+        common = self._common(prompt)
+        return self.sequence.reach(common) if common else 0
 
     def loses(self, shared: int) -> bool:
         """Whether something worth keeping goes where this one is left with ``shared`` tokens and
@@ -78,21 +125,23 @@ class CachedSequence:
         self.close()
         self.sequence = sequence
         self._prompt = before(other._held(), sequence.length)
+        self._ends = [end for end in other._ends if end < sequence.length] + [sequence.length]
 
     def shrink(self) -> None:
         """Free what no further prompt could continue from."""
         if (reach := self.sequence.reach(self.sequence.length)) < self.sequence.length:
             self._prompt, self._decoded = before(self._held(), reach), []
+            self._ends = [end for end in self._ends if end <= reach]
             self.sequence.keep(reach)
 
     def reset(self) -> None:
         """See `DecoderSequence.reset`."""
-        self._prompt, self._decoded = [], []
+        self._prompt, self._decoded, self._ends = [], [], []
         self.sequence.reset()
 
     def close(self) -> None:
         """See `DecoderSequence.close`."""
-        self._prompt, self._decoded = [], []
+        self._prompt, self._decoded, self._ends = [], [], []
         self.sequence.close()
 
     def _held(self) -> list[Segment]:
@@ -113,6 +162,36 @@ def joined(segments: Sequence[Segment]) -> list[Segment]:
         else:
             result.append(segment)
     return result
+
+
+def run_ends(prompt: Sequence[Segment], beginning: npt.NDArray[np.int64]) -> list[int]:
+    """After how many tokens each run over a `joined` prompt ends, its own length last.
+
+    Runs end behind the ``beginning`` that prompts of a model have in common, int64 (n,), where that
+    is 16 tokens or more, behind each picture, and after every 256 tokens of a stretch of text. Each
+    of these places follows from what comes before it, so that two prompts that begin alike are
+    divided alike there.
+    """
+    ends: list[int] = []
+    length = 0
+    for number, segment in enumerate(prompt):
+        if isinstance(segment, TokenSegment):
+            first = len(beginning) if number == 0 else 0
+            if first >= _LEAST_BEGINNING and np.array_equal(segment.ids[:first], beginning):
+                ends.append(first)
+            else:
+                first = 0
+            ends += range(length + first + _LONGEST_TEXT, length + len(segment), _LONGEST_TEXT)
+        elif not _goes_on(prompt[number + 1 :]):
+            ends.append(length + len(segment))
+        length += len(segment)
+    return ends if ends and ends[-1] == length else [*ends, length]
+
+
+def _goes_on(following: Sequence[Segment]) -> bool:
+    """Whether a picture has a further part among the segments that follow it."""
+    pictures = (segment for segment in following if isinstance(segment, EmbeddingSegment))
+    return next((picture.continues for picture in pictures), False)
 
 
 def common_length(one: Sequence[Segment], other: Sequence[Segment]) -> int:

@@ -24,6 +24,8 @@ class ScoringDecoder(OnnxDecoder):
     """As `OnnxDecoder`; its sequences are `ScoringSequence`."""
 
     kind: ClassVar[str] = metadata.SCORING_DECODER
+    # What is paid to a picture is counted over one run behind it.
+    divides: ClassVar[bool] = False
 
     def sequence(self) -> ScoringSequence:
         """See `Decoder.sequence`."""

@@ -25,6 +25,8 @@ class StagedDecoder(OnnxDecoder):
     """As `OnnxDecoder`; its sequences are `StagedSequence`."""
 
     kind: ClassVar[str] = metadata.STAGED_DECODER
+    # The question decides which tokens are kept, so it is read with the pictures.
+    divides: ClassVar[bool] = False
 
     def sequence(self) -> StagedSequence:
         """See `Decoder.sequence`."""

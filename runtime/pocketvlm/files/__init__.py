@@ -2,6 +2,7 @@
 followed; how text that people edit is read; and what people mean by a path."""
 
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -10,11 +11,17 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
+from pocketvlm.files.flock import NO_LOCKS, try_lock
 from pocketvlm_targets.text import decode_text
 from pocketvlm_targets.text import user_path as user_path  # for all that is no target
 
+_log = logging.getLogger(__name__)
+
 _ABANDONED = 3600.0  # seconds; a file that is still being written is younger
+_ATTEMPTS = 100  # so often in a row nobody is that unlucky
+_LOCKING = os.name == "posix"  # elsewhere no other process could rename or remove it
 # Exclusively: a link in its place is not followed, and another's file is not opened.
 _NEW = (
     os.O_WRONLY
@@ -101,13 +108,29 @@ def leftovers(path: Path, suffix: str) -> list[Path]:
         )
 
 
-def remove_abandoned(paths: Iterable[Path]) -> None:
-    """Remove those of the files that nobody writes any longer: they have not changed for an
-    hour."""
-    for path in paths:
-        with suppress(OSError):
-            if time.time() - path.lstat().st_mtime > _ABANDONED:
-                path.unlink()
+def remove_abandoned(paths: Iterable[Path]) -> list[Path]:
+    """Remove those of the files that nobody writes any longer, and return their names: whoever
+    writes one has it locked. Where there are no locks, those that have not changed for an hour."""
+    return [path for path in paths if _removed(path)]
+
+
+def _removed(path: Path) -> bool:
+    """Whether a file was nobody's any longer, and is gone now."""
+    try:
+        if not _LOCKING:
+            if time.time() - path.lstat().st_mtime <= _ABANDONED:
+                return False
+            path.unlink()
+            return True
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            try_lock(descriptor)
+            path.unlink()  # while it is locked: nobody begins to write it
+        finally:
+            os.close(descriptor)
+    except OSError:  # locked by whoever writes it, or a disk without locks
+        return False
+    return True
 
 
 def label(name: str) -> str:
@@ -120,23 +143,60 @@ def label(name: str) -> str:
 
 
 def _write_beside(place: Path, data: bytes, mode: int | None, *, durable: bool = True) -> None:
-    beside = fresh_name(place, ".tmp")
-    descriptor = os.open(beside, _NEW, 0o666 if mode is None else mode)
+    for _ in range(_ATTEMPTS):
+        with suppress(_TakenError):
+            _write_as(fresh_name(place, ".tmp"), place, data, mode, durable=durable)
+            break
+    else:
+        raise OSError(f"every new file beside {place} is removed at once")
+    with suppress(OSError):  # what processes that were killed while they wrote it have left
+        for left in remove_abandoned(leftovers(place, ".tmp")):
+            level = logging.WARNING if durable else logging.DEBUG  # of caches nobody need know
+            _log.log(level, "%s was left by a run that was killed, and is removed", left)
+
+
+def _write_as(beside: Path, place: Path, data: bytes, mode: int | None, *, durable: bool) -> None:
+    """Write under one name, then rename. Raises OSError; nothing is left then."""
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with _new_file(beside, 0o666 if mode is None else mode) as stream:
             if mode is not None:
                 beside.chmod(mode)  # what the umask took away
             stream.write(data)
+            stream.flush()
             if durable:  # an error that comes late, or a power cut, must not find half of it
-                stream.flush()
                 os.fsync(stream.fileno())
-        beside.replace(place)
+            if _LOCKING:  # while it is locked, so that nobody takes it for abandoned
+                beside.replace(place)
+        if not _LOCKING:  # Windows renames no open file
+            beside.replace(place)
     except BaseException:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
         raise
-    with suppress(OSError):  # what processes that were killed while they wrote it have left
-        remove_abandoned(leftovers(place, ".tmp"))
+
+
+class _TakenError(OSError):
+    """Another process has taken a new file for abandoned, in the moment before it was locked."""
+
+
+def _new_file(path: Path, mode: int) -> BinaryIO:
+    """A new file that is open and locked. Raises OSError."""
+    descriptor = os.open(path, _NEW, mode)
+    try:
+        if _LOCKING:
+            try:
+                try_lock(descriptor)
+                if not os.path.samestat(path.lstat(), os.fstat(descriptor)):
+                    raise _TakenError
+            except (BlockingIOError, FileNotFoundError) as error:
+                raise _TakenError from error
+            except OSError as error:
+                if error.errno not in NO_LOCKS:
+                    raise
+        return os.fdopen(descriptor, "wb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def read_text(path: Path) -> str:

@@ -1,40 +1,27 @@
 """Knows how one process keeps others off a path, in a way that no kill leaves locked."""
 
-import errno
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pocketvlm.errors import RequestError
 from pocketvlm.files import label, real_path
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try_lock(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _try_lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
+from pocketvlm.files.flock import NO_LOCKS, try_lock
 
 _log = logging.getLogger(__name__)
 
 # A lock file that vanishes between being opened and being locked means that its holder has just
 # ended. So many in a row do not happen by chance.
 _ATTEMPTS = 100
-# What disks answer that know no locks, some of a network among them.
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+_PAUSE = 0.02  # seconds between two attempts of one who waits
 
 
 @contextmanager
-def locked(path: Path, *, advice: str, setting: str = "") -> Iterator[None]:
+def locked(path: Path, *, advice: str, setting: str = "", wait: float = 0) -> Iterator[None]:
     """Keep every other `locked` on ``path``, of any process or thread, out of the block.
 
     The lock is the operating system's, on an empty file ``.NAME.lock`` beside ``path``, so it ends
@@ -47,15 +34,20 @@ def locked(path: Path, *, advice: str, setting: str = "") -> Iterator[None]:
         path: a file or a folder.
         advice: what to do where it is locked, see `PocketVLMError`.
         setting: the setting that named ``path``, see `PocketVLMError`.
+        wait: seconds to wait for the other process, where its work is short.
 
     Raises:
-        RequestError: at once, never after waiting: another process is at work on ``path``, or the
-            folder that it lies in takes no lock file.
+        RequestError: another process is at work on ``path``, at once unless ``wait`` is given; or
+            the folder that it lies in takes no lock file.
     """
     target = real_path(path)
     beside = target.with_name(f".{label(target.name)}.lock")
     try:
         descriptor = _acquire(beside)
+        until = time.monotonic() + wait
+        while descriptor is None and time.monotonic() < until:
+            time.sleep(_PAUSE)
+            descriptor = _acquire(beside)
     except OSError as error:
         raise RequestError(
             f"{path} cannot be locked ({error.strerror or type(error).__name__})",
@@ -94,9 +86,9 @@ def _acquire(beside: Path) -> int | None:
 def _lock(descriptor: int, beside: Path) -> None:
     """Lock an open file, with a warning in place of a lock where the disk knows none."""
     try:
-        _try_lock(descriptor)
+        try_lock(descriptor)
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
         _log.warning("the disk of %s knows no locks: start nothing else that writes there", beside)
 

@@ -7,14 +7,17 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
+from pocketvlm.errors import RequestError
 from pocketvlm.files import private_folder, replace_private
+from pocketvlm.files.locks import locked
 
+_WAIT = 2.0  # seconds for another process, which holds a table for milliseconds
 _log = logging.getLogger(__name__)
 
 
@@ -39,14 +42,25 @@ def read_remembered(name: str) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def write_remembered(name: str, rows: Mapping[str, Any], most: int) -> None:
-    """Replace a table in one step by its newest ``most`` rows, which are the last; a read-only home
-    is no reason to refuse anything."""
+def change_remembered(
+    name: str, most: int, change: Callable[[dict[str, Any]], Mapping[str, Any]]
+) -> None:
+    """Change a table in one step, which no other process does meanwhile: none loses what another
+    has added. A read-only home is no reason to refuse anything.
+
+    Args:
+        name: of the table.
+        most: rows that are kept; the newest are the last.
+        change: given the rows as they are now, returns them as they are to be.
+    """
     try:
         path = cache_path(name)
         private_folder(path.parent)
-        replace_private(path, json.dumps(dict(list(rows.items())[-most:])).encode())
-    except (OSError, RuntimeError, ValueError) as error:  # ValueError: a name that is no UTF-8
+        with locked(path, advice="begin again", wait=_WAIT):
+            rows = change(read_remembered(name))
+            replace_private(path, json.dumps(dict(list(rows.items())[-most:])).encode())
+    # ValueError: a name that is no UTF-8
+    except (OSError, RuntimeError, ValueError, RequestError) as error:
         _log.debug("it is not remembered: %s", error)
 
 

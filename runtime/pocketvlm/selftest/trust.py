@@ -15,7 +15,7 @@ import onnxruntime as ort
 
 from pocketvlm import upstream
 from pocketvlm.artifact import Artifact
-from pocketvlm.files.remembered import read_remembered, write_remembered
+from pocketvlm.files.remembered import change_remembered, read_remembered
 from pocketvlm.ort.settings import CPU_PROVIDER, EngineSettings, Provider
 from pocketvlm.selftest.checks import Checks, checks_of
 from pocketvlm.selftest.result import SelfTestResult
@@ -83,13 +83,17 @@ def remember(artifact: Artifact, settings: EngineSettings, result: SelfTestResul
     """Write down which checks have passed here."""
     passed = [row.check for row in result.graphs if row.passed]
     failed = {row.check for row in result.graphs if not row.passed}
-    rows, key = read_remembered(_TABLE), _key(artifact, settings)
-    before = rows.pop(key, [])
-    remembered = (
-        [name for name in before if isinstance(name, str)] if isinstance(before, list) else []
-    )
-    rows[key] = [name for name in dict.fromkeys((*remembered, *passed)) if name not in failed]
-    write_remembered(_TABLE, rows, _REMEMBERED)
+    key = _key(artifact, settings)
+
+    def change(rows: dict[str, Any]) -> dict[str, Any]:
+        before = rows.pop(key, [])
+        remembered = (
+            [name for name in before if isinstance(name, str)] if isinstance(before, list) else []
+        )
+        kept = [name for name in dict.fromkeys((*remembered, *passed)) if name not in failed]
+        return {**rows, key: kept}
+
+    change_remembered(_TABLE, _REMEMBERED, change)
 
 
 def device_facts(settings: EngineSettings) -> dict[str, Any]:

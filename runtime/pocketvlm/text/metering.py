@@ -24,6 +24,10 @@ _REFUSED_NODES = (
     nodes.EvalContextModifier,
 )
 _REFUSED_NAMES = ("varargs", "kwargs")  # of macros: containers that nobody has measured
+# What other programs have and this one does not. A template that asks for them tells where it is
+# rendered, and could loop for hours there alone.
+_NAMES_ELSEWHERE = ("cycler", "joiner", "lipsum")
+_TESTS_OF_PROGRAMS = ("filter", "test")
 
 
 def check_tree(tree: nodes.Template) -> None:
@@ -33,6 +37,10 @@ def check_tree(tree: nodes.Template) -> None:
         count += 1
         if isinstance(node, _REFUSED_NODES):
             raise SecurityError(f"it has a {type(node).__name__.lower()} statement")
+        if isinstance(node, nodes.Name) and node.name in _NAMES_ELSEWHERE:
+            raise SecurityError(f"it uses {node.name}, which is not known here")
+        if isinstance(node, nodes.Test) and node.name in _TESTS_OF_PROGRAMS:
+            raise SecurityError(f"it asks whether a {node.name} is there")
         if isinstance(node, (nodes.Macro, nodes.CallBlock)):
             for inner in node.find_all(nodes.Name):
                 if inner.name in _REFUSED_NAMES:

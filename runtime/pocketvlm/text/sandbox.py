@@ -4,7 +4,9 @@ filters, functions and methods, each of them bounded."""
 from __future__ import annotations
 
 import datetime
+import os
 import types
+import warnings
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -44,6 +46,10 @@ _METHODS: Mapping[type, frozenset[str]] = {
     tuple: frozenset({"count", "index"}),
     LoopContext: frozenset({"changed", "cycle"}),
 }
+
+
+# A path that nothing can lie at.
+_NO_FILE = f"{os.devnull}/<template>"
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -89,6 +95,15 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for expression in constants:
             self._work_out(expression)
         return template
+
+    def _compile(self, source: str, filename: str) -> types.CodeType:
+        """jinja2's hook for the compiler. Where that refuses a program, or warns of it, Python
+        reads a line of its file: under jinja2's own name one in the folder that we happen to be
+        in."""
+        del filename
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            return compile(source, _NO_FILE, "exec")
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a macro, a function of ours or a method of the lists."""

@@ -182,7 +182,8 @@ class FeatureCache:
         """Delete those used longest ago until the rest is within the limit, whichever artifact they
         are of."""
         # Of any picture: nobody may ever ask for that of a process that was killed again.
-        remove_abandoned(folder.glob(f".*{_SUFFIX}.*.tmp"))
+        for left in remove_abandoned(folder.glob(f".*{_SUFFIX}.*.tmp")):
+            _log.debug("%s was left by a process that was killed, and is removed", left)
         files = sorted((info.st_mtime_ns, info.st_size, path) for path, info in _files(folder))
         total = sum(size for _, size, _ in files)
         for _, size, path in files:

@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import tarfile
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -20,12 +19,14 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import quote, urlsplit
 
 from pocketvlm.errors import EngineError, RequestError, library_errors
-from pocketvlm.files import fresh_name, private_folder
+from pocketvlm.files import private_folder
+from pocketvlm.files.folders import put_in_place, staged
 from pocketvlm.files.remembered import cache_path
 from pocketvlm.web import page_folder
 
 LOCK = "package-lock.json"
 REGISTRY = "https://registry.npmjs.org"
+_WAIT = 60.0  # seconds for another process that writes the same package
 _MOST_PACKED = 256 << 20  # bytes of a package; onnxruntime-web has about 50 MB
 _MOST_FILE = 64 << 20  # bytes of one file of it, its largest have 27 MB
 _TIMEOUT = 60.0  # seconds without a byte
@@ -126,20 +127,16 @@ def fetch_library(library: Library, registry: str | None = None) -> Path:
     files = dict(_unpacked(library, _checked(library, _archive(library, registry))))
     try:
         private_folder(kept.parent)
-        folder = fresh_name(kept, ".partial")
-        folder.mkdir(mode=0o700)
-        try:
+        with staged(kept, setting="", wait=_WAIT) as folder:
+            if kept.is_dir():  # another process was faster, with the same bytes
+                return kept
             for name, data in files.items():
                 (folder / name).write_bytes(data)
-            folder.rename(kept)
-        except OSError:
-            if not kept.is_dir():  # else another process was faster, with the same bytes
-                raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:
+            put_in_place(folder, kept, (), setting="")
+    except (OSError, RequestError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.reason
         raise EngineError(
-            f"{kept} cannot be written ({error.strerror or error})",
+            f"{kept} cannot be written ({reason or error})",
             advice="free some space, or set XDG_CACHE_HOME to another folder",
         ) from error
     return kept

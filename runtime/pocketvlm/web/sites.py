@@ -12,15 +12,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pocketvlm.artifact.integrity import resolve
 from pocketvlm.errors import ArtifactError, EngineError, RequestError
-from pocketvlm.files import fresh_name, leftovers, read_text, real_path
-from pocketvlm.files.locks import locked
+from pocketvlm.files import read_text, real_path
+from pocketvlm.files.folders import content_of, put_in_place, staged
+from pocketvlm.files.interrupts import heeded
 from pocketvlm.web import LOCAL, SITE, page_files, site_facts
 from pocketvlm.web.libraries import Library, addresses, fetch_library, libraries
 
 FACTS = "using.json"  # of an artifact, for clients; the exporter writes it
 _FORMAT = 1  # of using.json
-_PARTIAL, _OLD = ".partial", ".old"
 _CARRIED = (FACTS, "pocketvlm.json", "README.md", "LICENSE")  # beside what clients fetch
 _MOST_FACTS = 16 << 20  # bytes
 # What facts raise that are missing, or of another form.
@@ -46,6 +47,8 @@ def servable(artifact: Path) -> dict[str, Any]:
         if facts["format"] != _FORMAT:
             raise ValueError(f"format {facts['format']}")
         files, needs, decoder = dict(facts["files"]), dict(facts["needs"]), facts["decoder"]
+        if not all(isinstance(words, str) for words in needs.values()):
+            raise ValueError("needs without words")
         _download(facts)
     except _UNREADABLE as error:
         raise ArtifactError(
@@ -64,6 +67,8 @@ def servable(artifact: Path) -> dict[str, Any]:
         )
     for name, size in files.items():
         _check_file(artifact, name, size)
+    for name in _beside(artifact):
+        resolve(artifact, name)
     return dict(facts)
 
 
@@ -124,7 +129,11 @@ def write_site(
             _link(path, folder / "samples" / path.name)
         (folder / SITE).write_text(json.dumps(site, indent=1) + "\n", encoding="utf-8")
 
-    _publish(output, target, build, overwrite)
+    with heeded(), staged(target) as folder:
+        build(folder)
+        _check_output(output, target, overwrite)
+        # Only now: a link to an artifact's file changes what the system says of it.
+        put_in_place(folder, target, content_of(target))
     return site
 
 
@@ -155,9 +164,7 @@ def _download(facts: Mapping[str, Any]) -> int:
 
 
 def _check_file(artifact: Path, name: str, size: int) -> None:
-    path = artifact / name
-    inside = not Path(name).is_absolute() and ".." not in Path(name).parts
-    if not inside or not path.is_file() or path.stat().st_size != size:
+    if resolve(artifact, name).stat().st_size != size:
         raise ArtifactError(
             f"{name} in {artifact} is not as {FACTS} says", advice="copy or export it again"
         )
@@ -213,12 +220,16 @@ def _write_libraries(folder: Path, fetched: Mapping[Library, Path]) -> None:
             _link(path, folder / library.folder / path.name, copy=True)
 
 
+def _beside(artifact: Path) -> list[str]:
+    """Names of what is carried beside the files that facts list."""
+    return [name for name in _CARRIED if (artifact / name).is_file()]
+
+
 def _carry(artifact: Path, facts: Mapping[str, Any], folder: Path) -> None:
     """The files of an artifact that pages fetch, and what says what they are."""
-    names = [*facts["files"], *(name for name in _CARRIED if (artifact / name).is_file())]
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys((*facts["files"], *_beside(artifact))):
         if not name.endswith(".gguf"):
-            _link(artifact / name, folder / name)
+            _link(resolve(artifact, name), folder / name)  # not what a link leads to elsewhere
 
 
 def _link(source: Path, target: Path, *, copy: bool = False) -> None:
@@ -229,31 +240,3 @@ def _link(source: Path, target: Path, *, copy: bool = False) -> None:
             os.link(real_path(source), target)
             return
     shutil.copyfile(source, target)
-
-
-def _publish(output: Path, target: Path, build: Callable[[Path], None], overwrite: bool) -> None:
-    """Build beside the destination, and rename into place."""
-    folder, aside = fresh_name(target, _PARTIAL), fresh_name(target, _OLD)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(target, advice="wait until it has ended", setting="output"):
-            for left in (*leftovers(target, _PARTIAL), *leftovers(target, _OLD)):
-                shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
-            folder.mkdir()
-            try:
-                build(folder)
-                _check_output(output, target, overwrite)
-                if target.is_dir():
-                    target.rename(aside)
-                folder.rename(target)
-            finally:
-                if aside.is_dir() and not target.exists():
-                    aside.rename(target)
-                shutil.rmtree(folder, ignore_errors=True)
-                shutil.rmtree(aside, ignore_errors=True)
-    except OSError as error:
-        raise RequestError(
-            f"{output} cannot be written ({error.strerror or error})",
-            advice="choose another folder",
-            setting="output",
-        ) from error

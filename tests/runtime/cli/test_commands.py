@@ -189,6 +189,7 @@ def test_inspect_says_what_there_is(artifact_dir):
         assert expected in text
     printed = json.loads(pocketvlm("inspect", artifact_dir, "--json").stdout)
     assert printed["pruning"]["budgets"] == [6, 12]
+    assert printed["read_by"] == pocketvlm("--version").stdout.strip()
     graph = "onnx/embed_tokens.onnx"
     assert printed["graph_bytes"][graph] == (artifact_dir / graph).stat().st_size
     assert printed["bytes"] == sum(entry["bytes"] for entry in printed["files"].values())

@@ -1,6 +1,7 @@
 """What of a prompt is computed again, against a sequence that only writes down what it is given."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
-from pocketvlm.decoders.prefix import CachedSequence, after, common_length, joined
+from pocketvlm.decoders.prefix import CachedSequence, after, common_length, joined, run_ends
 from pocketvlm.layouts import TokenGrid
 
 
@@ -176,3 +177,74 @@ def test_reset_forgets():
 def test_after_leaves_out_the_first_positions(segments, position):
     assert flat(after(segments, position)) == flat(segments)[position:]
     assert flat(joined(segments)) == flat(segments)
+
+
+BEGINNING = np.full(16, 7)
+
+
+class Divided(Recorder):
+    """One that also writes down what each run was, of the tokens that it holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.timings_ms = {"embed": 1.0, "prefill": 2.0}
+        self.runs = []
+
+    def prefill(self, segments):
+        before = len(self.cache)
+        logits = super().prefill(segments)
+        self.runs.append((before, len(self.cache)))
+        return logits
+
+    def keep(self, length):
+        super().keep(length)
+        self.runs = [run for run in self.runs if run[1] <= length]
+
+    def reach(self, length):
+        return min(length, len(self.cache))
+
+
+def test_runs_end_behind_the_beginning_each_picture_and_long_text():
+    first, part = picture(0), picture(1)
+    rest = dataclasses.replace(picture(2), continues=True)
+    opened = [7] * 16
+    assert run_ends([text(*opened, *range(600))], BEGINNING) == [16, 272, 528, 616]
+    assert run_ends([text(*opened[1:])], BEGINNING) == [15]
+    assert run_ends([text(*opened), first, text(1, 2)], BEGINNING) == [16, 19, 21]
+    assert run_ends([text(*opened, 1)], BEGINNING[1:]) == [17]  # too little to be read apart
+    # The parts of one picture, and the text between them, are one run.
+    assert run_ends([text(7, 8), part, text(1), rest, text(2)], BEGINNING) == [9, 10]
+    assert run_ends([first], BEGINNING) == [3]
+    assert run_ends([text(*range(256))], BEGINNING[:0]) == [256]
+
+
+# As templates do it, what asks for an answer, 8, is in no question, and no answer, 9, either.
+question = st.tuples(st.sampled_from([0, 15, 16, 17]), prompt).map(
+    lambda drawn: [text(*[1] * drawn[0]), *drawn[1], text(8)]
+)
+
+
+@given(st.lists(st.tuples(question, st.integers(0, 3), st.booleans()), max_size=4), question)
+def test_a_question_is_read_in_the_same_runs_whatever_came_before(exchanges, last):
+    division = functools.partial(run_ends, beginning=np.array([1] * 16))
+    recorder, talk = Divided(), []
+    sequence = CachedSequence(recorder, division)
+    for asked, answered, goes_on in exchanges:
+        talk = [*(talk if goes_on else ()), *asked]
+        sequence.prefill(talk)
+        for _ in range(answered):
+            sequence.decode(9)
+        talk.append(text(*[9] * answered))
+    _, cached = sequence.prefill(last)
+    assert recorder.cache == flat(last)
+    alone = Divided()
+    CachedSequence(alone, division).prefill(last)
+    assert recorder.runs == alone.runs
+    assert cached in (0, *(end for _, end in alone.runs[:-1]))
+
+
+def test_time_is_that_of_all_runs():
+    recorder = Divided()
+    CachedSequence(recorder, lambda prompt: [1, 2, 4]).prefill([text(1, 2, 3, 4)])
+    assert recorder.timings_ms == {"embed": 3.0, "prefill": 6.0}
+    assert recorder.runs == [(0, 1), (1, 2), (2, 4)]

@@ -43,6 +43,11 @@ def write_artifact(root, **changes):
     return root
 
 
+def restate(root, **changes):
+    facts = json.loads((root / "using.json").read_text())
+    (root / "using.json").write_text(json.dumps(facts | changes))
+
+
 @pytest.fixture
 def artifact(tmp_path):
     return write_artifact(tmp_path / "small")
@@ -116,6 +121,7 @@ def test_what_pages_cannot_answer_from_is_refused(tmp_path):
         lambda root: (root / "using.json").write_text("[1]"),
         lambda root: (root / "using.json").write_text('{"format": 2}'),
         lambda root: (root / "using.json").write_text('{"format": 1, "files": {}, "needs": {}}'),
+        lambda root: restate(root, needs={"tomorrow": {"no": "words"}}),
         lambda root: (root / "onnx/decoder.onnx").unlink(),
         lambda root: (root / "onnx/decoder.onnx").write_bytes(b"cut"),
     ],
@@ -130,8 +136,23 @@ def test_damaged_artifacts_are_refused(tmp_path, artifact, damage):
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "onnx/../../secret"])
 def test_names_stay_in_the_artifact(tmp_path, name):
     (tmp_path / "secret").write_bytes(b"mine")
-    with pytest.raises(ArtifactError, match="is not as"):
+    with pytest.raises(ArtifactError, match="plain relative names"):
         servable(write_artifact(tmp_path / "bad", files={name: 4}))
+
+
+@pytest.mark.parametrize("name", ["onnx/decoder.onnx", "README.md"])
+def test_no_link_publishes_a_file_of_elsewhere(tmp_path, registry, artifact, name):
+    """A file that clients fetch, and one that is carried beside them."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"mine" * 20)
+    (artifact / name).unlink(missing_ok=True)
+    (artifact / name).symlink_to(secret)
+    files = json.loads((artifact / "using.json").read_text())["files"]
+    changed = files | {each: 80 for each in files if each == name}
+    restate(artifact, files=changed)
+    with pytest.raises(ArtifactError, match="leaves the folder"):
+        write_site(tmp_path / "site", [artifact], registry=str(registry))
+    assert not (tmp_path / "site").exists()
 
 
 def test_destinations(tmp_path, registry, artifact, monkeypatch):
@@ -166,7 +187,7 @@ def test_a_failure_leaves_what_was_there(tmp_path, registry, artifact, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pocketvlm.web.sites.shutil.copyfile", full)
-    with pytest.raises(RequestError, match="No space"):
+    with pytest.raises(RequestError, match="no space left"):
         write_site(site, [artifact], registry=str(registry), overwrite=True)
     assert contents(site) == before
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".site")]

@@ -52,6 +52,9 @@ internal class Engine(settings: EngineSettings) : AutoCloseable {
     init {
         failing("ONNX Runtime does not take these settings", options) {
             settings.threads?.let { options.setIntraOpNumThreads(it) }
+            // A plan of memory for each shape would stay for as long as the session, and prompts
+            // and caches have a new one at every step.
+            options.setMemoryPatternOptimization(false)
             for ((name, value) in settings.entries) options.addConfigEntry(name, value)
             when (val provider = settings.provider) {
                 is Provider.Cpu -> Unit

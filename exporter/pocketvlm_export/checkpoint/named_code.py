@@ -1,0 +1,108 @@
+"""Knows the settings of a checkpoint by which transformers would load code, or read files that
+nobody has checked; a checkpoint that has them is refused before transformers sees it.
+
+``auto_map``, ``custom_generate`` and the like need no rule: they are read with
+``trust_remote_code=False`` alone.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pocketvlm.errors import CheckpointError
+from pocketvlm_export import upstream
+from pocketvlm_export.checkpoint.files import read_json
+from pocketvlm_export.checkpoint.settings import brief
+
+CONFIG, TOKENIZER, PICTURES = "config.json", "tokenizer_config.json", "preprocessor_config.json"
+# Of config.json, at any depth.
+_QUANTIZED = "quantization_config"  # chooses a quantizer, whose kernels come from the Hub
+# transformers reads one of the files that are named in place of the one that names them.
+_OTHER_FILES = {CONFIG: "configuration_files", TOKENIZER: "fast_tokenizer_files"}
+_PER_LAYER = "per_layer_config"  # a configuration within each layer's
+# Classes of transformers that prepare pictures from their settings alone. Others fetch files from
+# the Hub when they are built, or read any that is named, as OneFormer's does.
+_PICTURE_CLASSES = frozenset(
+    f"{name}ImageProcessor"
+    for name in (
+        *("Bit", "Blip", "CLIP", "ConvNext", "DeiT", "Gemma3", "GotOcr2", "Idefics2", "Idefics3"),
+        *("Lfm2Vl", "Llava", "LlavaNext", "LlavaOnevision", "Pixtral", "Qwen2VL", "Siglip"),
+        *("Siglip2", "SmolVLM", "VideoLlava", "ViT"),
+    )
+)
+_SUFFIXES = ("Fast", "Pil")  # of the same classes for other libraries
+
+
+def check_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuse a config.json whose settings would have transformers load a quantizer, or read another
+    configuration than this one. Raises `CheckpointError`."""
+    for path, value in _settings(config):
+        name = path.rpartition(".")[2]
+        if name == _QUANTIZED:
+            where = f" ({path} of {CONFIG})" if path != name else ""
+            raise CheckpointError(
+                f"{folder} is already quantized{where}",
+                advice="give the float16, bfloat16 or float32 checkpoint",
+            )
+        if name in (_OTHER_FILES[CONFIG], _PER_LAYER):
+            raise _refused(folder / CONFIG, path, value)
+
+
+def check_tokenizer_config(folder: Path) -> None:
+    """Refuse a tokenizer that would be read from other files than tokenizer.json: by a list of
+    files, or by a class that has files of its own. Raises `CheckpointError`."""
+    stated = read_json(folder / TOKENIZER)
+    name = _OTHER_FILES[TOKENIZER]
+    if stated.get(name) is not None:
+        raise _refused(folder / TOKENIZER, name, stated[name])
+    for file in (TOKENIZER, CONFIG):
+        kind = read_json(folder / file).get("tokenizer_class")
+        if kind is not None and not (isinstance(kind, str) and upstream.reads_tokenizer_json(kind)):
+            raise CheckpointError(
+                f"{folder / file} has tokenizer_class {brief(kind)}",
+                expected="a class that reads tokenizer.json",
+                advice="save the tokenizer as transformers' PreTrainedTokenizerFast",
+            )
+
+
+def check_picture_class(folder: Path, stated: Mapping[str, Any]) -> None:
+    """Refuse an image processor of a class that does more than to prepare pictures by its
+    settings, which are ``stated``. Raises `CheckpointError`."""
+    for file, settings in ((PICTURES, stated), (CONFIG, read_json(folder / CONFIG))):
+        for key in ("image_processor_type", "feature_extractor_type"):
+            kind = settings.get(key)
+            if kind is not None and _plain(kind) not in _PICTURE_CLASSES:
+                raise CheckpointError(
+                    f"the image processor in {folder} is unknown ({key} {brief(kind)})",
+                    expected=f"one like {', '.join(sorted(_PICTURE_CLASSES)[2:6])}",
+                    advice=f"correct {file}",
+                )
+
+
+def _plain(kind: Any) -> str:
+    """A class by the name that all libraries' forms of it share."""
+    name = str(kind).replace("FeatureExtractor", "ImageProcessor")
+    for suffix in _SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name
+
+
+def _settings(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every setting that is not null, at any depth, with the keys that lead to it."""
+    waiting = [("", value)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, Mapping):
+            inner = [(f"{path}{key}", each) for key, each in value.items() if each is not None]
+            yield from inner
+            waiting += [(f"{name}.", each) for name, each in inner]
+        elif isinstance(value, list):
+            waiting += [(path, each) for each in value]
+
+
+def _refused(file: Path, name: str, value: Any) -> CheckpointError:
+    return CheckpointError(
+        f"{file} has {name} {brief(value)}, which would have another file or class read than was "
+        "checked",
+        advice="leave it out",
+    )

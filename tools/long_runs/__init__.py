@@ -1,0 +1,1 @@
+"""Does memory stay flat over ten thousand answers, and does nothing break where a limit is met?"""

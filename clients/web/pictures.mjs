@@ -229,7 +229,7 @@ export function preparePicture(picture, steps) {
   }
   if (made.width * made.height > MOST_READ) {
     throw new ClientError(
-      `A picture of ${made.width} x ${made.height} pixels is read as it is by this model, ` +
+      `A picture of ${made.width} x ${made.height} pixels is read without resizing by this model, ` +
         `the limit is ${MOST_READ}: scale it down`,
     );
   }

@@ -10,8 +10,8 @@ from pocketvlm.limits import settle_numbers, whole
 
 # Where neither the user nor the checkpoint bounds them to a device's measure.
 DEFAULT_TILES = 4
-# Tokens up to which scope prunes by default. Each pick compares all with all: of an int8 tower's
-# time that is some 5 % at 576 tokens and a quarter of them kept, and it grows with their cube.
+# Tokens up to which scope prunes by default. Each pick compares all with all. At 576 tokens and a
+# quarter of them kept that is some 5 % of an int8 tower's time, and it grows with their cube.
 MOST_COMPARED = 768
 CAPS = ("max_pixels", "max_tiles", "fixed_size")
 DEFAULT_TOKENS = 512  # before pruning, where resolution is dynamic

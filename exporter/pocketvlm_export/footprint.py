@@ -82,8 +82,8 @@ def estimate_footprint(
         tiles: tiles of it that the tower encodes at once.
         context: longest sequence in tokens.
         onnx: whether ONNX Runtime decodes, rather than llama.cpp.
-        fused: whether no attention of the tower is spelt out over all patches of a picture: neither
-            for a method that reads it nor for the sake of other engines.
+        fused: whether no attention of the tower is written out over all patches of a picture,
+            neither for a method that reads it nor for other engines.
     """
     decoder, vision = spec.decoder, spec.vision
     attending = decoder.layers - len(decoder.conv_layers)
@@ -115,8 +115,8 @@ def _tower_by_blocks(vision: VisionSpec, fused: bool) -> int:
     """Bytes alive in a layer of a tower for pictures of many patches, of any size or of one whose
     map would be large.
 
-    No map of all patches by all patches is made: where attention is not fused it is computed by
-    blocks of queries, see `pocketvlm_export.towers.attention`, and a window's map is small.
+    No map of all patches by all patches is made. Attention that is not fused is computed by blocks
+    of queries, see `pocketvlm_export.towers.attention`, and a window's map is small.
     """
     tower, patches = vision.dimensions, vision.sequence
     whole = 0 if fused else min(_map(vision), MAP_BYTES)

@@ -105,9 +105,9 @@ def collecting_own_garbage() -> Iterator[None]:
 def release_memory() -> None:
     """Collect garbage and give freed heap pages back.
 
-    Weights are loaded by several threads in pieces below glibc's mmap threshold: once freed they
-    stay in those threads' arenas, where the next component's weights do not find them.
-    ``malloc_trim`` returns them; other systems' allocators need no such call.
+    Several threads load weights in pieces below glibc's mmap threshold. Once freed they stay in
+    those threads' arenas, which the next component's weights do not reuse. ``malloc_trim`` returns
+    them; other systems' allocators need no such call.
     """
     gc.collect()
     if sys.platform != "linux":

@@ -43,8 +43,8 @@ class ExportOptions:
             most tiles.
         layout: how pictures become tiles, one of the family's names for it; None for its default.
         caps: how large pictures may be.
-        image_size: (height, width) in pixels of every picture, or tile, where the tower has a table
-            of learnt positions, which is interpolated for it; None for the checkpoint's own.
+        image_size: (height, width) in pixels of every picture or tile, for towers with learnt
+            positions, which are interpolated; None for the checkpoint's own.
         merge_dropped: average each token that the method drops into the kept one most like it.
         tower_stages: layers of the vision tower before which patches are dropped, ascending.
         decoder_stages: layers of the decoder before which visual tokens are dropped, ascending.
@@ -56,8 +56,8 @@ class ExportOptions:
         calibration: folder with pictures on which the activations of a calibrated precision are
             measured; None where no precision is.
         embed_precisions: of the embedding tables; empty for those that go with the decoder's.
-        shared_tables: whether a table that is the decoder's head too, as in tied checkpoints, is
-            stored once, in the decoder's file; transformers.js in a page needs it in its own.
+        shared_tables: whether a table tied to the decoder's head is stored once, in the decoder's
+            file; transformers.js in a page needs it in its own.
         gguf_types: keys of `GGUF_TYPES`, a file each where the decoder is for llama.cpp; empty for
             `DEFAULT_GGUF_TYPE`.
         portable: standard ONNX operators alone, for other engines than ONNX Runtime.

@@ -52,9 +52,9 @@ class Precision:
             for float32 itself.
         block: weights that share a scale, which the pass is made with; None where it takes none.
         logits_cosine: least cosine of a decoder's logits at all positions; 1 where the parity gate
-            compares exactly. Less means a broken file: random decoders are the hardest case. Four
-            bits left .88 of one 64 wide, .61 of one of the size of Qwen2-0.5B and .999 of a trained
-            one; eight left .973 and .9999 of the last two.
+            compares exactly. Less means a broken file: random decoders are the hardest case. 4-bit
+            left 0.88 of one 64 wide, 0.61 of one of the size of Qwen2-0.5B and 0.999 of a trained
+            one; int8 left 0.973 and 0.9999 of the last two.
         table_cosine: least cosine of the rows of an embedding table; 1 where it has none, or where
             the rows are those of the checkpoint.
         vision: bounds of its vision graphs; None where the gate compares exactly, or it has none.

@@ -28,8 +28,8 @@ def quiet(
         warning_types: classes of warnings that are ignored whatever their message.
         printed: whether what is printed to stdout is dropped.
         logging_setup: whether libraries are kept from setting up logging for the whole process, as
-            some do when they are imported: `logging.basicConfig` does nothing while the root logger
-            has a handler.
+            some do at import: `logging.basicConfig` does nothing while the root logger has a
+            handler.
     """
     with ExitStack() as stack:
         for name in loggers:

@@ -70,7 +70,7 @@ class Guidance:
         ):
             if picture.kept_indices != kept or len(feature) != len(scores):
                 raise RequestError(
-                    f"of a picture {self.name} keeps other visual tokens than the model that it "
+                    f"{self.name} keeps other visual tokens of a picture than the model that it "
                     "guides",
                     expected="the same ones in both",
                     advice="export both with --pruner none, or from checkpoints of one tower",

@@ -246,8 +246,8 @@ def _check_pair(model: VLM, guide: VLM) -> None:
     """Refuse two models of which one cannot say what the other is to drop."""
     if not guide.artifact.manifest.decoder.scores:
         raise RequestError(
-            f"the decoder of {_name(guide)} does not say what its attention pays to visual tokens, "
-            f"by which {_name(model)} drops some",
+            f"the decoder of {_name(guide)} does not give its attention to visual tokens, by which "
+            f"{_name(model)} drops some",
             advice="export it with --decoder-scores",
             setting="guide",
         )
@@ -280,8 +280,8 @@ def _check_kept(model: VLM, guide: VLM, budget: int) -> None:
     by_question = ours.vision.selectors or theirs.vision.selectors
     if ways[0] and by_question:  # by embeddings, of which each model has its own
         raise RequestError(
-            f"{_name(guide)} and {_name(model)} keep the visual tokens that the question is about, "
-            "each as its own embeddings have it",
+            f"{_name(guide)} and {_name(model)} select visual tokens by the question, each by its "
+            "own embeddings",
             expected="the same tokens in both",
             advice="export both with a --pruner that does not read the prompt",
             setting="guide",

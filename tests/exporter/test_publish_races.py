@@ -129,7 +129,7 @@ def test_what_appears_between_two_renames_stays(output, monkeypatch, what, at_on
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", racing)
-    with pytest.raises(PocketVLMError, match=r"has changed|what was there lies in") as refusal:
+    with pytest.raises(PocketVLMError, match=r"has changed|its old content is in") as refusal:
         build_into(output)
     monkeypatch.undo()
     expected = output.with_name("expected")
@@ -306,7 +306,7 @@ def test_an_artifact_that_lies_aside_while_another_took_its_place_is_named(outpu
     write(aside / "artifact", OLD)
     write(output, {"pocketvlm.json": "of a third"})
     build_into(output)
-    assert f"what was there lies in {aside / 'artifact'}" in caplog.text
+    assert f"its old content is in {aside / 'artifact'}" in caplog.text
     assert read(aside / "artifact") == OLD
     assert read(output) == NEW
 

@@ -2,10 +2,10 @@
 arm64|haswell``.
 
 Exports the demo checkpoint and answers every question about the three example scenes twice, here
-and under qemu-user: ``arm64`` with the real arm64 wheels of ONNX Runtime and the other libraries,
-``haswell`` on an x86 CPU whose sums of products of bytes overflow, which the runtime must notice.
-In fp32 the tokens must be equal; integer arithmetic differs from CPU to CPU by rounding, so there
-the logits must be close. Needs apt and dpkg-deb.
+and under qemu-user. ``arm64`` has the real arm64 wheels of ONNX Runtime and the other libraries.
+``haswell`` is an x86 CPU whose sums of int8 products overflow, which the runtime must notice. In
+fp32 the tokens must be equal. Integer arithmetic differs from CPU to CPU by rounding, so there the
+logits must be close. Needs apt and dpkg-deb.
 """
 
 from __future__ import annotations

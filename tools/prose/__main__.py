@@ -16,7 +16,12 @@ from prose.passages import Passage, page, program
 from prose.words import Word, misused, read_words
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")))
+_GLOBS = ("*.md", "docs/*.md", "clients/*/**/README.md", "exporter/**/README.md", "tools/**/*.md")
+PAGES = sorted(
+    file.relative_to(ROOT).as_posix()
+    for file in {file for glob in _GLOBS for file in ROOT.glob(glob)}
+    if not {"node_modules", "build"} & set(file.parts)
+)
 PACKAGES = ("exporter", "runtime", "profiles", "plugins", "examples", "tools")
 LIST = "CONTRIBUTING.md"
 PAGE = Limit(share=0.05, longest=40)
@@ -34,7 +39,7 @@ def main(lists_all: bool) -> None:
     """Check all of them."""
     words = read_words(ROOT / LIST)
     faults: list[str] = []
-    for name in sorted(PAGES):
+    for name in PAGES:
         passages = list(page(ROOT / name))
         if name == LIST:  # whose table would be all faults
             passages = [passage for passage in passages if passage.sentences]

@@ -1,10 +1,10 @@
 """The Swift client, compiled and run: ``PYTHONPATH=tools python -m swift_client``.
 
-Fetches Debian's Swift compiler once (half a gigabyte), compiles `clients/ios` against stand-ins of
-its libraries, warnings as errors, and compares it with the Python runtime: every question about the
-three example scenes at two budgets, further questions, cancelled answers, a device that computes
-wrongly, pictures against Pillow, and models of other layouts. ONNX Runtime and tokenizers are the
-real ones, behind a pipe. Needs apt, dpkg-deb and chroot.
+Fetches Debian's Swift compiler once (half a gigabyte), compiles `clients/ios` against stubs of its
+libraries, warnings as errors, and compares it with the Python runtime. It covers every question
+about the three example scenes at two budgets, further questions, cancelled answers, a device that
+computes wrongly, pictures against Pillow, and models of other layouts. ONNX Runtime and tokenizers
+are the real ones, behind a pipe. Needs apt, dpkg-deb and chroot.
 """
 
 from __future__ import annotations

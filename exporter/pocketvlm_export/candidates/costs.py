@@ -3,8 +3,8 @@
 from pocketvlm_export.plan import ExportPlan
 
 # Seconds of one core. They only say whether to expect a minute or an hour: whoever exports several
-# corrects them by the first. Of the demo, whose weights are small, the unpruned export took 26 s of
-# processor time on an AMD EPYC, and one of two budgets without the decoder 27 s.
+# corrects them by the first. The demo has small weights: its unpruned export took 26 s of processor
+# time on an AMD EPYC. One of two budgets without the decoder took 27 s.
 _STARTING = 8.0  # imports, configuration, pictures of the gate
 _GRAPH = 5.0  # tracing one, whatever its size
 _GATE = 4.0

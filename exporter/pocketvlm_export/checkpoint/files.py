@@ -18,8 +18,8 @@ _TEMPLATES = "additional_chat_templates"
 
 
 def check_files(folder: Path) -> None:
-    """Refuse a checkpoint with a pipe, a device or the like, or a link to one, in place of a file:
-    reading it may wait for ever, or never end. Raises `CheckpointError`."""
+    """Refuse a checkpoint with a pipe, a device or the like, or a link to one, in place of a file.
+    Reading it may wait for ever, or never end. Raises `CheckpointError`."""
     for path in sorted([*folder.iterdir(), *(folder / _TEMPLATES).glob("*")]):
         if path.suffix in _READ and path.exists() and not path.is_dir():
             _check_regular(path)

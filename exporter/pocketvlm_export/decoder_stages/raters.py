@@ -13,7 +13,7 @@ class Raters(StageRanking):
     2410.04417, with constant numbers of tokens, original positions and nothing merged).
 
     Raters are chosen once, by embeddings. Each visual token's softmax over its dot products with
-    the text after the last picture is averaged over visual tokens; raters are the text tokens above
+    the text after the last picture is averaged over visual tokens. Raters are the text tokens above
     the mean of that. Where none is above it, as of one token alone, all of that text rates.
 
     The authors drop what layers 2, 6 and 15 give, which is before 3, 7 and 16: with 66, 34 and 20

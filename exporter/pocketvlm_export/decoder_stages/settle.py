@@ -55,7 +55,7 @@ def check_scores(spec: VLMSpec, context: int) -> None:
     }.items():
         if holds:
             raise RequestError(
-                "what attention pays to each token is not proven on the decoders of "
+                "attention to each token is not proven on the decoders of "
                 f"{spec.family.model_type} checkpoints, where {why}",
                 advice="leave --decoder-scores out",
                 setting="decoder_scores",

@@ -42,8 +42,8 @@ MOST_EDGE = 16_384  # of a tower's picture in pixels; the runtime resizes to no 
 
 
 class Family:
-    """One VLM family: how its configuration reads, how its weights are named, how its parts are
-    built, what its processor is called, and what transformers makes of a picture.
+    """One VLM family: its configuration, the names of its weights, the building of its parts, its
+    processor, and transformers' results for a picture.
 
     Every ``load_*`` returns a float32 module in eval mode and reads no weights but its own. What is
     called ``reference_*`` is for the parity gate and runs transformers' own code.

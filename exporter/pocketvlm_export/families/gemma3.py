@@ -5,8 +5,8 @@ What to know when it is pruned:
 
 - SigLIP has no [CLS] token: methods that rank patches by what it attends to are refused, and
   ``scope``, the default, weights them by received attention.
-- A token is the mean of ``side`` x ``side`` patches, 4 x 4 of the published checkpoints: methods
-  rank tokens, and a budget counts those, 256 a picture at most.
+- A token is the mean of ``side`` x ``side`` patches, 4 x 4 in the published checkpoints. Methods
+  rank tokens, and a budget counts those, at most 256 per picture.
 - The decoder counts positions on without gaps, whatever was dropped, and its sliding window counts
   what is left: it reads a shorter picture, not one with holes.
 - Pan and scan, which shows crops of a picture beside it, is off as published, and refused where a

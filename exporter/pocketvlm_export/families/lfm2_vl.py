@@ -11,8 +11,8 @@ What to know when they are exported:
   ``scope``, the default, weights them by received attention. That takes the attention map of one
   layer, by blocks of queries: half of what attention costs in that layer, once more.
 - What a convolution has read cannot be cut. A conversation continues from its last turn, and an
-  answer is made again from its question; of a prompt that differs earlier nothing is reused but
-  the pictures' features.
+  answer is made again from its question. If a prompt differs earlier, only the pictures' features
+  are reused.
 - Pictures only.
 """
 

@@ -2,7 +2,7 @@
 
 It is registered with `AutoImageProcessor`, so that the checkpoint's settings are read, and the
 parity gate compares pixels, as with every other family. Resizing, scaling and normalising are those
-of transformers' Pillow backend; sizes, tiles and patches are computed again here, and compared with
+of transformers' Pillow backend. Sizes, tiles and patches are computed again here, and compared with
 vectors of the class itself in the tests. torchvision's resize of 8-bit samples differs from
 Pillow's by one level in up to 2 % of them.
 """
@@ -185,8 +185,8 @@ def _whole_size(height: int, width: int, factor: int, least: int, most: int) -> 
 
 
 def _nearest_grid(height: int, width: int, side: int, least: int, most: int) -> tuple[int, int]:
-    """Rows and columns of the tiles whose proportions are nearest to a picture's; of several as
-    near the last, by number of tiles, that is less than twice as large as the picture."""
+    """Rows and columns of the tiles whose proportions are nearest to a picture's. Of several as
+    near it is the last, by number of tiles, that is less than twice as large as the picture."""
     every = {
         (columns, rows)
         for tiles in range(least, most + 1)

@@ -4,8 +4,8 @@ in which all tokens of a prompt see each other.
 What to know when it is pruned:
 
 - SigLIP has no [CLS] token: methods that rank patches by what it attends to are refused. Each patch
-  is a token. Of 256 in a picture ``scope`` keeps some by default, weighted by received attention;
-  of 1024 or 4096 ``divprune`` does, as ``scope`` compares all with all for each pick.
+  is a token. Of 256 in a picture ``scope`` keeps some by default, weighted by received attention.
+  Of 1024 or 4096 ``divprune`` does, because ``scope`` compares all with all for each pick.
 - The decoder counts positions from 1 and without gaps, whatever was dropped: it reads a shorter
   picture, not one with holes.
 - It was trained on single prompts. Its processor has no chat template and one form: pictures, the
@@ -157,8 +157,9 @@ class PaliGemma(Family):
         is_visual: npt.NDArray[np.bool_],
         extras: Mapping[str, npt.NDArray[np.float32]],
     ) -> Mapping[str, Any]:
-        """See `Family.reference_inputs`: a mask by which the tokens of a prompt see each other, as
-        the class makes it of ``token_type_ids``, which its processor sets to 0 in a prompt."""
+        """See `Family.reference_inputs`: a mask by which the tokens of a prompt attend to each
+        other. The class makes it of ``token_type_ids``, which its processor sets to 0 in a
+        prompt."""
         masks = transformers.PaliGemmaForConditionalGeneration.create_masks_for_generate(
             config=model.config,
             inputs_embeds=inputs_embeds,

@@ -132,8 +132,8 @@ def check_resizing(settings: Settings, size: Size) -> None:
 
 
 def resized_settings(stated: Mapping[str, Any], spec: VLMSpec) -> dict[str, Any]:
-    """Return those settings of an image processor that follow from `VisionSpec.made_for`: the size
-    that pictures are resized to in proportion, what is cut out of them, and the tokens of one."""
+    """Return the settings of an image processor that follow from `VisionSpec.made_for`: the size of
+    resized pictures, in proportion, the crop, and the tokens of a picture."""
     made_for = spec.vision.made_for
     if made_for is None:
         return {}

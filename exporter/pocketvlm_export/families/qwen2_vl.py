@@ -1,5 +1,5 @@
-"""Qwen2-VL and Qwen2.5-VL (``qwen2_vl``, ``qwen2_5_vl``): a tower that reads pictures of any size,
-squares of patches made one token, a Qwen2 decoder that numbers tokens by rows and columns.
+"""Qwen2-VL and Qwen2.5-VL (``qwen2_vl``, ``qwen2_5_vl``): a tower with dynamic resolution, tokens
+of squares of patches, and a Qwen2 decoder that numbers tokens by rows and columns.
 
 What to know when they are exported:
 

@@ -34,8 +34,8 @@ class Architecture:
         norm_offset: what is added to the weights of norms, which transformers adds when it runs.
         own_scale: products of queries and keys are scaled by the width of a head, whatever the
             checkpoint states; of the 27B by hidden size over heads.
-        rounds: llama.cpp looks the activation up in a table of float16, so that no file of it is
-            exact: measured 3e-4 of the largest logit, and 3e-5 where transformers rounds likewise.
+        rounds: llama.cpp looks the activation up in a table of float16, so no file of it is exact.
+            Measured were 3e-4 of the largest logit, and 3e-5 where transformers rounds likewise.
     """
 
     name: gguf.MODEL_ARCH
@@ -103,8 +103,8 @@ def architecture(spec: DecoderSpec) -> Architecture:
     config = spec.config
     if spec.attention == PROMPT:
         raise CheckpointError(
-            f"this {config.model_type} decoder cannot run in llama.cpp (all tokens of a prompt see "
-            "each other, and llama.cpp reads those of text and of pictures apart)",
+            f"this {config.model_type} decoder cannot run in llama.cpp (all tokens of a prompt "
+            "attend to each other, and llama.cpp reads text and pictures separately)",
             advice="export it with --decoder onnx",
             setting="decoder",
         )

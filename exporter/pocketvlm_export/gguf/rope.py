@@ -15,8 +15,8 @@ from pocketvlm_export.gguf.windows import rope_of_all
 # after another in turns, as long as rows and columns have any left.
 Sections = Literal["blocks", "turns"]
 _SECTIONS = 3  # time, rows, columns
-# Those that rows and columns leave over turn by time, and in llama.cpp not at all: that is no more
-# than rounding where they are as slow as this, in radians per token.
+# Those that rows and columns leave over turn by time, and in llama.cpp not at all. That is no more
+# than rounding if they are as slow as this, in radians per token.
 _SLOW = 1e-5
 _BETAS = {"beta_fast": 32, "beta_slow": 1}  # the only ones llama.cpp has for these architectures
 

@@ -1,7 +1,7 @@
 """Knows how a tokenizer becomes the vocabulary of a GGUF file.
 
-PocketVLM's runtime feeds token ids and never asks llama.cpp to tokenize: what is written here is
-for llama.cpp's other clients, and so that token ids and rows of the embedding stay in step.
+PocketVLM's runtime feeds token ids and never lets llama.cpp tokenize. This vocabulary is for
+llama.cpp's other clients, and keeps token ids and rows of the embedding in step.
 """
 
 import json

@@ -27,12 +27,12 @@ class DecoderWithPast(nn.Module):
     """A language model whose cache is a list of tensors.
 
     Inputs: inputs_embeds (B, S, hidden), attention_mask (B, past + S), position_ids (B, S), or
-    (axes, B, S) if a position has several numbers; past, a (key, value) pair per layer, each (B,
-    kv_heads, past, head_dim). Outputs: logits (B, 1, vocab), then each layer's key and value (B,
-    kv_heads, past + S, head_dim). A layer that is a convolution has its last inputs instead, (B,
-    hidden, width) before and after, zeros before the first token. Which keys a token attends to is
-    the order of the cache and the mask, whatever the positions. Logits of all positions would cost
-    1.4 times the prefill at 616 tokens.
+    (axes, B, S) if a position has several numbers. Then past, a (key, value) pair per layer, each
+    (B, kv_heads, past, head_dim). Outputs: logits (B, 1, vocab), then each layer's key and value
+    (B, kv_heads, past + S, head_dim). A layer that is a convolution has its last inputs instead,
+    (B, hidden, width) before and after, zeros before the first token. Which keys a token attends to
+    is the order of the cache and the mask, whatever the positions. Logits of all positions would
+    cost 1.4 times the prefill at 616 tokens.
 
     ``extras``, (B, S, hidden) each, are added to the hidden state behind the first layers, one
     behind each: features of pictures' tokens, and zeros where there is text.

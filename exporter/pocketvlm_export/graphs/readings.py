@@ -13,8 +13,8 @@ def cls_attention(block: Block, hidden: torch.Tensor) -> torch.Tensor:
     heads, N).
 
     softmax(q_cls k^T / sqrt(d)) with the [CLS] column dropped afterwards and nothing renormalised
-    (FasterVLM, arXiv 2412.01818, section 3.2); costs heads x (N + 1) x d products instead of a full
-    map. N counts patches here. No tower with [CLS] rotates queries and keys.
+    (FasterVLM, arXiv 2412.01818, section 3.2). It costs heads x (N + 1) x d products instead of a
+    full map. N counts patches here. No tower with [CLS] rotates queries and keys.
     """
     normed = block.norm1(hidden)
     query = in_heads(block.query(normed[:, :1]), block)  # (B, heads, 1, d)
@@ -56,8 +56,8 @@ def mean_of_squares(attention: torch.Tensor, spec: VisionSpec) -> torch.Tensor:
 def received_by_patches(
     block: Block, hidden: torch.Tensor, before: int, blocks: int
 ) -> torch.Tensor:
-    """Return the attention that patches receive of patches in a layer, the mean over heads and
-    those who pay, by so many ``blocks`` of queries: (B, tokens, C) -> (B, P)."""
+    """Return the attention that patches receive from patches in a layer, the mean over heads and
+    patches, by ``blocks`` of queries: (B, tokens, C) -> (B, P)."""
     normed = block.norm1(hidden)
     queries = in_heads(block.rotate(block.query(normed[:, before:]), None), block)
     keys = in_heads(block.rotate(block.key(normed), None), block)

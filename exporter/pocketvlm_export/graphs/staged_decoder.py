@@ -26,13 +26,13 @@ _Past = list[tuple[torch.Tensor, torch.Tensor]]
 class DecoderWithStages(nn.Module):
     """A causal language model that drops visual tokens between its layers.
 
-    Inputs: inputs_embeds (B, S, hidden), position_ids (B, S), picture_ids (B, S); past, a (key,
-    value) pair per layer, each (B, kv_heads, past, head_dim); visual_scores (B, S) if a stage reads
-    given scores. Outputs: logits (B, 1, vocab), of each stage kept_tokens (B, T), then each layer's
-    key and value. Layers before the first stage have the longest past, and return one of past + S
-    tokens. Those from a stage on read and return T of the S tokens. ``picture_ids`` is 0 where
-    there is text and else the number, from 1, of the picture that a token is of. ``kept_tokens``
-    are the indices of the T tokens in this run. Positions stay as they are given.
+    Inputs: inputs_embeds (B, S, hidden), position_ids (B, S), picture_ids (B, S). Then past, a
+    (key, value) pair per layer, each (B, kv_heads, past, head_dim), and visual_scores (B, S) if a
+    stage reads given scores. Outputs: logits (B, 1, vocab), of each stage kept_tokens (B, T), then
+    each layer's key and value. Layers before the first stage have the longest past, and return one
+    of past + S tokens. Those from a stage on read and return T of the S tokens. ``picture_ids`` is
+    0 where there is text and else the number, from 1, of the picture that a token is of.
+    ``kept_tokens`` are the indices of the T tokens in this run. Positions stay as they are given.
 
     Of P pictures ``keep`` times P tokens are kept at a stage, ranked together among those that the
     stages before have left. Text and the last token are always kept. Rows of a batch are of one

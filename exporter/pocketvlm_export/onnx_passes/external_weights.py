@@ -93,8 +93,8 @@ class ExternalWeights(ir.passes.InPlacePass):
 
 
 def weights_files(graph: Path) -> tuple[str, ...]:
-    """Return the names of the files, beside it, that a graph on disk has weights in; none where it
-    holds them all itself, as graphs in ORT format do.
+    """Return the names of the files, beside it, that a graph on disk has weights in. There are none
+    if it holds them all itself, as graphs in ORT format do.
 
     Of a tied table that is the decoder's file, and of a further budget the first one's.
     """

@@ -19,8 +19,8 @@ class MultiHeadAttention(ir.passes.InPlacePass):
     """Fuse attention whose queries, keys and values are heads of projections, turned by their
     positions or not, without mask or cache.
 
-    The operator then holds no map of all tokens by all tokens: without mask, bias and cache ONNX
-    Runtime's kernel for CPUs goes through it in blocks that fit its cache.
+    The operator then holds no map of all tokens by all tokens. Without mask, bias and cache ONNX
+    Runtime's kernel for CPUs computes it in blocks that fit its cache.
     """
 
     def requires(self, model: ir.Model) -> None:

@@ -15,13 +15,13 @@ _LEVELS = 255  # above 0, of an unsigned byte
 
 
 class StaticInt8(ir.passes.InPlacePass):
-    """Put QuantizeLinear and DequantizeLinear before each MatMul by a weight, on both sides: signed
-    symmetric weights, one scale per column; unsigned activations, one scale and zero point per
-    tensor.
+    """Put QuantizeLinear and DequantizeLinear before each MatMul by a weight, on both sides.
+    Weights are signed and symmetric, with one scale per column; activations are unsigned, with one
+    scale and zero point per tensor.
 
-    This is the form that engines of several makers multiply in integers: ONNX Runtime's own
-    provider makes MatMulIntegerToFloat of it as it opens a graph, OpenVINO's its own product. The
-    product's result, what is added to it, norms and attention stay in float32.
+    This is the form that several engines multiply in integers. ONNX Runtime's own provider makes
+    MatMulIntegerToFloat of it as it opens a graph, and OpenVINO's its own product. The product's
+    result, what is added to it, norms and attention stay in float32.
 
     Weights are those of `DynamicInt8`, computed when they are written. Activations are unsigned,
     since signed ones have no fast path on x86.

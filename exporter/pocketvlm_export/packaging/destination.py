@@ -60,7 +60,7 @@ def check_destination(output: Path, source: Path, *, overwrite: bool) -> None:
         return
     except NotADirectoryError as error:
         raise RequestError(
-            f"{output} is a file or lies in one", advice="give a folder", setting="output"
+            f"{output} is a file or inside one", advice="give a folder", setting="output"
         ) from error
     except OSError as error:
         raise RequestError(

@@ -75,8 +75,8 @@ class Selection(NamedTuple):
         scores: float32 (B, k).
         features: of a method that ``merges``, what stands at each kept place instead of the patch
             that was there. Of one that reads ``projected`` they are as the decoder reads them, (B,
-            k, hidden); of any other as the projector does, (B, k, C), which projects them and none
-            else. None where the patches are kept as they are.
+            k, hidden). Of any other they are as the projector does, (B, k, C), which then projects
+            only them. None where the patches are kept as they are.
     """
 
     indices: torch.Tensor

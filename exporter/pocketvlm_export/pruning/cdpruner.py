@@ -5,7 +5,7 @@ The paper measures relevance by CLIP's text tower; OpenVINO by the decoder's own
 so that any model will do. OpenVINO has two kernels: a linear blend, which its compiled model
 computes, and r_i S_ij r_j with r = exp(a r), which its fallback does. Here it is the first. Its
 splitting of tokens into two halves, and the paper's min and max over all tiles together, are left
-out: every picture or tile is selected from by itself.
+out: selection is per picture or tile.
 """
 
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ class CDPruner(Pruner):
     S_ij are cosines of projected features, r_i is the cosine of a feature with the mean input
     embedding of the question's tokens, brought to 0..1 over the picture, w is ``relevance_weight``.
     The order of picking does not depend on the budget: the j first picks are those of a budget of
-    j. Scores give the order: 1 - pick / N. Beyond the rank of the kernel no patch adds anything,
-    and rounding decides which is picked, but never one again. In float32 whatever the precision of
-    the graphs.
+    j. The score of a pick is 1 - pick / N, which gives that order. Beyond the rank of the kernel no
+    patch adds anything, and rounding decides which is picked, but never one again. In float32
+    whatever the precision of the graphs.
     """
 
     name: ClassVar[str] = "cdpruner"

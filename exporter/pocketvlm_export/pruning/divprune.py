@@ -13,10 +13,10 @@ class DivPrune(Pruner):
 
     First the patch whose nearest neighbour is farthest away, then, again and again, the one
     farthest from all that are kept. The order of picking does not depend on the budget: the j first
-    picks are those of a budget of j, and scores give the order, 1 - pick / N. The authors do not
-    keep the selection from picking a patch again where features are equal; here it is kept. In
-    float32 whatever the precision of the graph; where several features are equal up to rounding,
-    rounding decides which is picked.
+    picks are those of a budget of j. Scores give it, 1 - pick / N. The authors do not keep the
+    selection from picking a patch again where features are equal; here it is kept. In float32
+    whatever the precision of the graph; where several features are equal up to rounding, rounding
+    decides which is picked.
     """
 
     name: ClassVar[str] = "divprune"

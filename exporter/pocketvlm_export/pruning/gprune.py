@@ -2,7 +2,7 @@
 2501.02268).
 
 This is a variant of the paper's form. The paper makes one graph of the whole picture at low
-resolution and another of all its tiles together, keeps half of each, and keeps every end of a line.
+resolution and another of all its tiles together. It keeps half of each, and every end of a line.
 Here every picture, or tile, has its own graph, and its budget is what is kept.
 """
 

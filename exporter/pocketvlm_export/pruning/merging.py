@@ -33,11 +33,11 @@ def merging(method: type[Pruner]) -> type[Pruner]:
     """Return a method that drops what ``method`` drops, and averages each dropped patch into the
     kept one most like it.
 
-    Alike is by cosine, of what is averaged: of what the projector reads, or, where the method reads
-    ``projected``, of what the decoder reads, as all of it has been computed there. A kept patch and
-    the n that go to it become their mean, each counting as 1 / (n + 1). Which patches are kept, and
-    by which scores, stays the method's own affair. The features depend on all that is kept, so that
-    no smaller budget can be cut from it. Its name, title and options are those of ``method``.
+    Likeness is the cosine of what is averaged: the projector's input, or, if the method reads
+    ``projected``, the decoder's input, all of which is computed then. A kept patch and the n that
+    go to it become their mean, each counting as 1 / (n + 1). Which patches are kept, and by which
+    scores, stays the method's own affair. The features depend on all that is kept, so that no
+    smaller budget can be cut from it. Its name, title and options are those of ``method``.
 
     Raises:
         RequestError: ``method`` drops nothing, merges in a way of its own, or reads the prompt.

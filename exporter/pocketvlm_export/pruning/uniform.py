@@ -12,7 +12,7 @@ class Uniform(FixedOrder):
     """The patches that Halton's sequence (1960), bases 2 and 3, comes to first.
 
     Every part of the sequence is spread evenly over the square, so that each budget is, and budgets
-    are nested; rows and columns at equal distances would do neither for most numbers.
+    are nested. Rows and columns at equal distances would do neither for most numbers.
     """
 
     name: ClassVar[str] = "uniform"

@@ -35,8 +35,8 @@ class VisionZip(Pruner):
     The authors differ in three ways. They send the [CLS] token's feature to the decoder too, as one
     of the dominant ones; here one patch more is dominant. They append the contextual tokens; here
     each has the place of its target, as kept tokens are in raster order. Without a [CLS] token they
-    rank by received attention, ``weight`` received here, which may be had with one too and is the
-    default where a tower's [CLS] ranks patches badly.
+    rank by received attention, ``weight`` received here. It is possible with one too, and the
+    default if a tower's [CLS] ranks patches badly.
     """
 
     name: ClassVar[str] = "visionzip"

@@ -2,7 +2,7 @@
 them.
 
 What is dropped early should be what others say too, not what looks unimportant by then. Each pick
-depends on all before it, so rounding changes many of them: on the demo an int8 tower keeps three
+depends on all before it, so rounding changes many of them. On the demo an int8 tower keeps three
 quarters of what a float32 one keeps, which the parity gate refuses.
 """
 

@@ -1,8 +1,8 @@
 """By keys: tokens whose keys are most like all others' are dropped, some in a round (SAINT, arXiv
 2503.11549).
 
-Of the ways here it lost least on the demo's training questions, half of the patches dropped before
-the third of five layers; and an int8 tower still keeps what a float32 one keeps.
+It lost least here on the demo's training questions, with half of the patches dropped before the
+third of five layers. An int8 tower still keeps what a float32 one keeps.
 """
 
 from typing import ClassVar

@@ -44,9 +44,8 @@ def attend(
 def received(
     block: Block, queries: torch.Tensor, keys: torch.Tensor, before: int, blocks: int
 ) -> torch.Tensor:
-    """Return the attention that each patch receives, the mean over heads and over all patches that
-    pay: their ``queries`` (B, heads, P, d) and the ``keys`` of all tokens, (B, heads, tokens, d) ->
-    (B, P).
+    """Return the attention that each patch receives, the mean over heads and patches: their
+    ``queries`` (B, heads, P, d) and the ``keys`` of all tokens, (B, heads, tokens, d) -> (B, P).
 
     The softmax is over all tokens; the ``before`` tokens in front of the patches are left out of it
     afterwards. One block's map is summed up before the next is made.

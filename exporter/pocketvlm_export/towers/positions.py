@@ -1,5 +1,5 @@
-"""Knows how patches get positions from a learnt table, and what of the table pictures of one size
-read: that is computed once and is a constant of the graph."""
+"""Knows how patches get positions from a learnt table, and which of it pictures of one size read.
+That is computed once and is a constant of the graph."""
 
 from typing import Any
 

@@ -2,7 +2,7 @@
 positions stretched over each of them, and further features of a few layers (DeepStack).
 
 As in the towers before it the four patches of a token follow one another, and queries and keys are
-rotated by row and column; every layer attends to the whole picture.
+rotated by row and column. Every layer attends to the whole picture.
 """
 
 from collections import OrderedDict

@@ -1,5 +1,5 @@
-"""Knows where the patches of a picture are when they stand square by square, and how attention
-within windows is computed; by arithmetic that can be traced while sizes are unknown."""
+"""Knows where the patches of a picture are in the order of squares, and how attention within
+windows is computed. Its arithmetic can be traced while sizes are unknown."""
 
 from dataclasses import dataclass
 

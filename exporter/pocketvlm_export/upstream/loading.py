@@ -19,8 +19,8 @@ def model_class(family: str, name: str) -> Any:
     """Return a class or function of the module of a model in transformers, as in ``("llava",
     "LlavaMultiModalProjector")``.
 
-    Projectors and their like are documented nowhere: transformers exports whole models only, and
-    building a whole model to use a projector would take the memory of all of it.
+    Projectors and their like are not documented: transformers exports whole models only. Building a
+    whole model to use a projector would take the memory of all of it.
     """
     module = import_module(f"transformers.models.{family}.modeling_{family}")
     try:
@@ -141,7 +141,7 @@ def recorded_attention(
     Gives the softmaxed maps of each layer that has run, in that order: float32 (heads, queries,
     keys) of the only row of the batch. A layer that computes windows one by one gives several.
     Layers before number ``first`` leave theirs empty, all of them where it is None: maps are large.
-    The keys of the mapping mean nothing. ``listener`` is called by every layer, whatever is
+    The keys of the mapping have no meaning. ``listener`` is called by every layer, whatever is
     recorded. ``keys``, where given, is filled as the mapping is, with what the queries of every
     layer were compared with: float32 (heads, tokens, d).
     """

@@ -16,7 +16,7 @@ TRACER_LOGGER = "torch.onnx._internal.exporter._registration"
 def assume(condition: Any) -> None:
     """Promise the tracer that a condition on a size known only at run time holds (`torch._check`).
 
-    A size that comes from ``Tensor.item()`` has no bounds: without them a slice of the last of so
+    A size that comes from ``Tensor.item()`` has no bounds. Without them a slice of the last of so
     many rows is not known to be one row, and the graph's axes become expressions. The constraints
     of ``torch.export`` that are public are for inputs only.
     """

@@ -143,8 +143,8 @@ def check_parity(checkpoint: Checkpoint, artifact: Artifact) -> Parity:
 
 
 def vision_alone(artifact: Artifact) -> Artifact:
-    """Return an artifact of a further medium with no more decoders than show that its prompts are
-    answered as the checkpoint answers them: the others were compared with it with the first."""
+    """Return an artifact of a further medium with just the decoders that show that it answers as
+    the checkpoint does. The others were compared with the first medium."""
     spec = artifact.manifest.decoder
     if GATE_PRECISION not in spec.graphs:
         exact = GATE_GGUF_TYPE if GATE_GGUF_TYPE in spec.gguf else next(iter(spec.gguf), "")

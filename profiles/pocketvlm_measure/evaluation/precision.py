@@ -38,8 +38,8 @@ def settled_precision(
     if before == manifest.decoder.pair != by_memory.precision:
         raise RequestError(
             f"{answers} was answered in {before} ({by_memory.reason})",
-            advice=f"free memory, insist by --decoder-precision {before}, or name another file "
-            "with --answers",
+            advice=f"free memory, give --decoder-precision {before}, or name another file with "
+            "--answers",
             setting="answers",
         )
     return Choice(before, f"as {answers} was answered")

@@ -139,7 +139,7 @@ def _ask(job: dict[str, Any], case: Case) -> Any:
     if child.returncode < 0:
         raise EngineError(
             f"the process that measured {case} was ended by signal {-child.returncode}, perhaps "
-            f"for want of memory",
+            "because memory ran out",
             advice="leave this configuration out",
         )
     if child.returncode:

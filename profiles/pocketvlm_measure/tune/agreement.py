@@ -43,8 +43,8 @@ class Agreement(MeanMetric):
 
 class Overlap(MeanMetric):
     """How many words an answer and the unpruned model's have in common: 2 c / (a + b) of c common
-    ones, a and b in all, each as often as it occurs (the token F1 of SQuAD, Rajpurkar et al. 2016,
-    arXiv 1606.05250, section 6.1)."""
+    ones, a and b in all, each as often as it occurs. This is the token F1 of SQuAD (Rajpurkar et
+    al. 2016, arXiv 1606.05250, section 6.1)."""
 
     name = "overlap"
     figures = (FIGURE,)

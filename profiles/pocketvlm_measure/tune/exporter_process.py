@@ -38,7 +38,7 @@ class ExporterProcess:
         except BrokenProcessPool as error:
             self.close()
             raise EngineError(
-                "the process that exports was ended from outside, perhaps for want of memory",
+                "the process that exports was ended from outside, perhaps because memory ran out",
                 advice="run it again: what was exported is kept",
             ) from error
         except PocketVLMError:

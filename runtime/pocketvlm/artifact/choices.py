@@ -16,8 +16,8 @@ _EXPORTED = {
 
 
 def is_nested(manifest: Manifest) -> bool:
-    """Whether smaller budgets may be cut from a larger graph; the manifest of an artifact without a
-    method, whose scores mean nothing, says no."""
+    """Whether smaller budgets may be cut from a larger graph: never for method ``none``, whose
+    scores are all zero."""
     return manifest.pruning.nested
 
 

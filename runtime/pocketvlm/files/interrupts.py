@@ -51,11 +51,11 @@ _current: _Interrupts | None = None
 def heeded() -> Iterator[None]:
     """Have SIGINT, SIGTERM and SIGHUP end a block, whatever libraries do with the exception.
 
-    The first raises KeyboardInterrupt, the others SystemExit with 128 and their number. One that
-    was lost is raised again within `repeated`, at the next `check`, or at the end of the block at
-    the latest, in place of any other exception. A signal that is ignored, as nohup does it, stays
-    ignored; a handler for SIGINT that is not Python's own stays too. In a thread other than the
-    main one, and within another such block, this does nothing.
+    The first raises KeyboardInterrupt, the others SystemExit with 128 and their number. A lost one
+    is raised again within `repeated`, at the next `check`, or at the latest at the block's end, in
+    place of any other exception. A signal that is ignored, as nohup does it, stays ignored; a
+    handler for SIGINT that is not Python's own stays too. In a thread other than the main one, and
+    within another such block, this does nothing.
     """
     global _current
     if _current is not None or threading.current_thread() is not threading.main_thread():

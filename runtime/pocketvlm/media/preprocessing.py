@@ -153,7 +153,8 @@ class Preprocessor:
             image = _center_crop(image, self.crop_to)
         if image.width * image.height > _MOST_PIXELS:
             raise PictureError(
-                f"a picture of {image.width}x{image.height} pixels is read as it is by this model",
+                f"a picture of {image.width}x{image.height} pixels is read without resizing by "
+                "this model",
                 expected=f"at most {_MOST_PIXELS}",
                 advice="scale it down",
             )

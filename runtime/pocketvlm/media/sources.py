@@ -47,9 +47,9 @@ def open_regular(name: str, what: str) -> tuple[BinaryIO, int]:
 def _check_regular(info: os.stat_result, name: str, what: str) -> None:
     if stat.S_ISDIR(info.st_mode):
         raise PictureError(
-            f"{name} is no file but a directory", advice=f"give the path of a {what} file"
+            f"{name} is a directory, not a file", advice=f"give the path of a {what} file"
         )
     if not stat.S_ISREG(info.st_mode):
         raise PictureError(
-            f"{name} is no file but a pipe, socket or device", advice="write it into a file first"
+            f"{name} is a pipe, socket or device, not a file", advice="write it into a file first"
         )

@@ -97,8 +97,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return template
 
     def _compile(self, source: str, filename: str) -> types.CodeType:
-        """jinja2's hook for the compiler. If that refuses a program, or warns of it, Python reads a
-        line of its file: under jinja2's own name one in the folder that we happen to be in."""
+        """jinja2's hook for the compiler. Where that refuses a program, or warns of it, Python
+        reads a line of its file: under jinja2's own name one in the folder that we happen to be
+        in."""
         del filename
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)

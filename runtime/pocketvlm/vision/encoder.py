@@ -218,7 +218,7 @@ class VisionEncoder:
             raise _closed("the token selector")
         if question is None:
             raise RequestError(
-                "this artifact keeps what a question is about, and there is no question",
+                "this artifact selects tokens by the question, and there is no question",
                 advice="give a prompt",
                 setting="prompt",
             )

@@ -110,7 +110,7 @@ def test_a_clip_that_changed_is_not_taken_for_the_one_that_was_asked_about(
     ("row", "reason"),
     [
         ({"video": "missing.mkv"}, "cannot be read"),
-        ({"video": "."}, "is no file but a directory"),
+        ({"video": "."}, "is a directory, not a file"),
         ({"video": "/dev/zero"}, "pipe, socket or device"),
         ({"video": "a\0b"}, "cannot be read"),
         ({"video": "data:video/mp4,abc"}, r"no data URI in base64: expected data:video/mp4;base64"),

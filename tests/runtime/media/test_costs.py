@@ -206,7 +206,7 @@ def test_pipes_devices_and_sockets_are_refused_before_they_are_opened(tmp_path):
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(end))
         for name in (pipe, end, "/dev/zero"):
-            with pytest.raises(PictureError, match="no file but a pipe, socket or device"):
+            with pytest.raises(PictureError, match="pipe, socket or device, not a file"):
                 open_picture(name)
 
 

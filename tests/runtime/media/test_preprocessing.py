@@ -103,7 +103,7 @@ def test_a_picture_too_large_for_a_square_that_stays_as_large_is_refused():
     with pytest.raises(PocketVLMError, match="1x10001 pixels is too large"):
         ours(Image.new("RGB", (1, 10_001)), {**config, "do_resize": False})
     as_it_is = {"do_resize": False, "do_center_crop": False}
-    with pytest.raises(PocketVLMError, match="is read as it is by this model"):
+    with pytest.raises(PocketVLMError, match="is read without resizing by this model"):
         tile_steps({**PREPROCESSOR, **as_it_is}).resize_and_crop(Image.new("1", (6000, 6000)))
 
 

@@ -48,7 +48,7 @@ def test_a_pipe_for_a_picture_is_refused_by_the_command_line(artifact_dir, tmp_p
     arguments = ["run", str(artifact_dir), "--prompt", "what?", "--image", str(pipe)]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
-    assert "no file but a pipe, socket or device" in result.output
+    assert "pipe, socket or device, not a file" in result.output
 
 
 def test_chat_goes_on_after_a_picture_that_is_refused(artifact_dir, tmp_path):

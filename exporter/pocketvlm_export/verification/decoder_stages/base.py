@@ -18,7 +18,7 @@ class Read:
         embeds: what the first layer reads, (S, hidden).
         visual: positions of all tokens of pictures, int64 (v,), ascending.
         attention: softmaxed map of the layer before the stage, (heads, S, S); columns of tokens
-            that earlier stages have dropped are 0, and their rows mean nothing.
+            that earlier stages have dropped are 0, and their rows are not used.
         given: scores that came with the pictures' tokens, (v,); None where none did.
     """
 

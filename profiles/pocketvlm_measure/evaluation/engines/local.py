@@ -60,7 +60,7 @@ class Processes:
                     yield waiting.pop(future), future.result()
         except BrokenProcessPool as error:
             raise EngineError(
-                "a worker process was ended from outside, perhaps for want of memory",
+                "a worker process was ended from outside, perhaps because memory ran out",
                 advice="continue with --resume and fewer --workers",
             ) from error
         finally:

@@ -20,6 +20,8 @@ DEMO := build/demo
     figures frontier clean kotlin swift optimum notebook docs lock test-oldest licences sbom \
     wheel bare fuzz faults parity reference reference-frontier
 
+    wheel bare fuzz diagrams
+
 $(VENV)/.installed: pyproject.toml constraints.txt $(if $(LOCKED),requirements.lock)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(if $(LOCKED),$(TOOL) lock.install $(PIP_ARGS),$(BIN)/python -m pip install --quiet $(PIP_ARGS) -c constraints.txt -e '.[export,test,lint,docs]')
@@ -168,6 +170,11 @@ bare: wheel
 # Damaged input by the thousand: tests/fuzz/README.md. Hours; goes on where it was cut off.
 fuzz: install
 	PYTHONPATH=tests:tools $(BIN)/python -m fuzz $(FUZZ_ARGS)
+
+# The pictures of the diagrams in docs/ that have none; needs npm and Chromium.
+diagrams: install
+	mkdir -p build/mermaid && cd build/mermaid && npm pack --silent mermaid@12.3.0 && tar xzf mermaid-12.3.0.tgz package/dist/mermaid.min.js
+	$(TOOL) docs_site.diagrams build/mermaid/package/dist/mermaid.min.js
 
 clean:
 	rm -rf build dist $(VENV) tools/interop/node_modules tools/browser/node_modules

@@ -36,11 +36,11 @@ _HEADER = """\
 
 
 def main() -> None:
-    """Write the lock file anew."""
+    """Write the lock file again."""
     locked = _HEADER + _compile()
     releases = read_lock(locked)
     if "+cpu" not in releases["torch"].version:
-        raise SystemExit("torch's CPU build is not to be had: set PIP_EXTRA_INDEX_URL to its index")
+        raise SystemExit("torch's CPU build is not available: set PIP_EXTRA_INDEX_URL to its index")
     replace_file(LOCK, locked.encode())
     print(f"{LOCK.name}: {len(releases)} releases")
 

@@ -1,6 +1,6 @@
 """``python -m lock.install [PIP_ARGS]``: installs requirements.lock and this repository, editable.
 
-Each file is held against its hash, nothing is built but this repository, and pip resolves nothing.
+Each file is compared with its hash, nothing is built but this repository, and pip resolves nothing.
 It imports nothing but the standard library, as it runs in an environment that is new.
 
 torch is apart: the lock has the CPU build, which PyPI has not for Linux. Where the machine can
@@ -35,7 +35,7 @@ def _torch(torch: Locked, pip_args: Sequence[str]) -> int:
     asked = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", *pip_args, release]
     if subprocess.run(asked, cwd=ROOT, capture_output=True, check=False).returncode == 0:
         return _install([torch], pip_args)
-    print(f"{release} is not to be had here: {TORCH} comes without hashes", file=sys.stderr)
+    print(f"{release} is not available here: {TORCH} comes without hashes", file=sys.stderr)
     return _pip("install", *pip_args, "--constraint", str(CONSTRAINTS), TORCH)
 
 

@@ -22,7 +22,7 @@ _TESTS = ROOT / "tests" / "runtime"
 
 
 def main() -> int:
-    """Make the environment anew and run the tests in it; returns pytest's exit status."""
+    """Make a new environment and run the tests in it; returns pytest's exit status."""
     uv = str(make_environment(ROOT / "build" / "uv", [UV], ()).with_name("uv"))
     venv.create(_FOLDER, with_pip=False, clear=True)
     python = _FOLDER / ("Scripts" if sys.platform == "win32" else "bin") / "python"

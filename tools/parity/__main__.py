@@ -3,8 +3,8 @@ parity``.
 
 Of the demo and of tiny checkpoints of every family, drawn questions about drawn pictures, in every
 precision and engine, pruned by the family's default method and not at all. Checkpoints, artifacts
-and comparisons stay in BUILD: an interrupted run goes on. Exit code 3 where float32 differs beyond
-a tie.
+and comparisons stay in BUILD: an interrupted run continues. Exit code 3 where float32 differs
+beyond a tie.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main(
 
 
 def _ran(build: Path, name: str, method: str, questions: int, rows: Rows) -> bool:
-    """Whether a checkpoint could be compared; what went wrong is printed, and the others go on."""
+    """Whether a checkpoint could be compared; a failure is printed, and the others continue."""
     try:
         run(build, name, method, questions, rows)
     except Exception:  # noqa: BLE001  # of any library: hours of the others' work are not lost

@@ -1,4 +1,4 @@
-"""Knows how comparisons are kept, one per line, so that a run that was killed goes on."""
+"""Knows how comparisons are kept, one per line, so that a run that was killed continues."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ class CachedSequence:
     written down after a step has succeeded, so an interrupt at any moment costs a longer prefill,
     never a wrong answer.
 
-    Without a ``division`` a prompt goes on from any token, and the rest is read in one run. With
-    one it is read in the runs that the division names, and goes on only from where such a run
+    Without a ``division`` a prompt continues from any token, and the rest is read in one run. With
+    one it is read in the runs that the division names, and continues only from where such a run
     ended, or from all that the cache holds. Then what the cache holds of a prompt is the same
     whatever was asked before, bit for bit.
 
@@ -78,7 +78,7 @@ class CachedSequence:
         return logits
 
     def _common(self, prompt: Sequence[Segment]) -> int:
-        """How many tokens of a `joined` prompt the cache holds that it can go on from."""
+        """How many tokens of a `joined` prompt the cache holds that it can continue from."""
         held = self._held()
         # The last token is always computed: its logits are what is asked for.
         most = max(0, min(common_length(held, prompt), sum(map(len, prompt)) - 1))

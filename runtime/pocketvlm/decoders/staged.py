@@ -25,7 +25,7 @@ class StagedDecoder(OnnxDecoder):
     """As `OnnxDecoder`; its sequences are `StagedSequence`."""
 
     kind: ClassVar[str] = metadata.STAGED_DECODER
-    # The question decides which tokens go on, so that it is read with the pictures.
+    # The question decides which tokens are kept, so it is read with the pictures.
     divides: ClassVar[bool] = False
 
     def sequence(self) -> StagedSequence:

@@ -96,9 +96,9 @@ def open_session(
 def _has_fixed_shapes(artifact: Artifact, kind: str) -> bool:
     """Whether nothing but the number of tiles differs from one run of a graph to the next.
 
-    ONNX Runtime plans its memory anew for each shape of the inputs, and keeps every plan for as
-    long as the session lives: 9.5 kB for each pair of a prompt's and a cache's length in a decoder
-    of 4 layers. Without plans a run takes no longer.
+    ONNX Runtime plans its memory again for each shape of the inputs, and keeps every plan for as
+    long as the session lives. That is 9.5 kB for each pair of a prompt's and a cache's length in a
+    decoder of 4 layers. Without plans a run takes no longer.
     """
     is_vision = kind in (metadata.VISION_ENCODER, metadata.CANDIDATES)
     return is_vision and artifact.manifest.vision.image_size is not None

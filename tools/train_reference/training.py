@@ -37,10 +37,10 @@ class Plan:
     whole: Stage
 
 
-# Of 8 pictures with all their questions, 4 s of one core at bfloat16 a step where pooled, 9 s
-# where whole: 90 minutes on two cores.
+# Of 8 pictures with all their questions, 5 s of one core at bfloat16 a step where pooled, 10 s
+# where whole: some 100 minutes on two cores.
 FULL = Plan(
-    Stage("words", 1500, 64, 2e-3, 1500, report_every=100),
+    Stage("words", 800, 64, 2e-3, 800, report_every=100),
     Stage("pooled", 1400, 8, 8e-4, 1400, ((100, 1), (250, 2)), report_every=50, save_every=10),
     Stage("whole", 400, 8, 4e-4, 400, report_every=50, save_every=5),
 )

@@ -16,11 +16,9 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell \
-    figures frontier clean kotlin swift optimum notebook docs lock test-oldest licences sbom \
-    wheel bare fuzz faults parity reference reference-frontier
-
-    wheel bare fuzz diagrams
+.PHONY: install demo test test-all lint format parity interop serve-clients web browser kotlin \
+    arm64 haswell swift faults figures frontier reference reference-frontier optimum notebook \
+    lock test-oldest docs licences sbom wheel bare fuzz diagrams clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(if $(LOCKED),requirements.lock)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
-.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier clean kotlin swift optimum notebook
+.PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell figures frontier long clean kotlin swift optimum notebook
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -91,6 +91,11 @@ figures: install
 # build/frontier is not made again.
 frontier: install
 	$(TOOL) frontier --workers 2 --page docs/methods.md --figures docs/frontier.json --plot docs/frontier.svg
+
+# Ten thousand answers on each engine, a full context, an evaluation that is killed ten times, a server that is asked 2,000 times: whether
+# memory stays flat. What is in build/long-runs is not made again, and a part is done alone by LONG_ARGS="--parts onnx --answers 2000".
+long: install $(VENV)/.llama
+	$(TOOL) long_runs $(LONG_ARGS)
 
 # `optimum-cli export pocketvlm`, with optimum and the wheel installed beside each other in a folder of their own.
 optimum: install

@@ -21,7 +21,7 @@ from scipy import stats
 
 # A process that answers once a second for a month leaks 129 MB at most.
 FLAT_BELOW = 50.0  # bytes per answer
-_WARM_UP = 0.2  # of the answers: until then caches fill up to their bounds
+_WARM_UP = 0.5  # of the answers: until then caches fill up to their bounds
 _BLOCKS = 24  # of consecutive samples, which depend on each other
 _CONFIDENCE = 0.95
 

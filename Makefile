@@ -17,8 +17,8 @@ TOOL := PYTHONPATH=tools $(BIN)/python -m
 DEMO := build/demo
 
 .PHONY: install demo test test-all lint format parity interop serve-clients web browser kotlin \
-    arm64 haswell swift faults figures frontier reference reference-frontier optimum notebook \
-    lock test-oldest docs licences sbom wheel bare fuzz diagrams clean
+    arm64 haswell swift faults figures frontier reference reference-frontier long optimum \
+    notebook lock test-oldest docs licences sbom wheel bare fuzz diagrams clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(if $(LOCKED),requirements.lock)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -123,6 +123,11 @@ reference-frontier: install
 	$(TOOL) train_reference --work $(REFERENCE) questions build/reference-validation --split validation --count 300
 	$(TOOL) frontier --model build/reference-trained --build build/reference-frontier --test-set build/reference-test/questions.jsonl \
 		--training-set build/reference-validation/questions.jsonl --sizes 0 --parts accuracy --figures docs/reference-frontier.json
+
+# Ten thousand answers on each engine, a full context, an evaluation that is killed ten times, a server that is asked 2,000 times: whether
+# memory stays flat. What is in build/long-runs is not made again, and a part is done alone by LONG_ARGS="--parts onnx --answers 2000".
+long: install $(VENV)/.llama
+	$(TOOL) long_runs $(LONG_ARGS)
 
 # `optimum-cli export pocketvlm`, with optimum and the wheel installed beside each other in a folder of their own.
 optimum: install

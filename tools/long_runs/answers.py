@@ -38,10 +38,9 @@ class Asker:
     """
 
     def __init__(self, vlm: VLM, seed: int) -> None:
-        self._vlm = vlm
-        self._random = np.random.default_rng(seed)
+        self._vlm, self._seed = vlm, seed
+        self.begin_again()
         self._known = [self._fresh() for _ in range(_KNOWN)]
-        self._endless = vlm.chat()
         self._kinds: tuple[Callable[[], None], ...] = (
             self._one,
             self._one,
@@ -55,6 +54,11 @@ class Asker:
             self._refused,
         )
         self.counts: Counter[str] = Counter()
+
+    def begin_again(self) -> None:
+        """Draw the same questions once more, from the first on."""
+        self._random = np.random.default_rng(self._seed)
+        self._endless = self._vlm.chat()
 
     def ask(self) -> None:
         """Ask one question of a drawn kind."""
@@ -160,15 +164,23 @@ class Asker:
         return self._random.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def answer_many(asker: Asker, count: int, every: int, lost: int = 0) -> Iterator[Sample]:
-    """Ask ``count`` questions; gives a sample after each ``every`` of them. So many bytes are
-    ``lost`` with each, to see that they are found."""
+def answer_many(
+    asker: Asker, count: int, every: int, *, cycle: bool = False, lost: int = 0
+) -> Iterator[Sample]:
+    """Ask ``count`` questions; gives a sample after each ``every`` of them.
+
+    In a ``cycle`` these are the same again and again: what is remembered of them is then the same
+    at each sample, so that a short run shows what stays. So many bytes are ``lost`` with each
+    answer, to see that they are found.
+    """
     leak = []
     for number in range(1, count + 1):
         asker.ask()
         if lost:
             leak.append(bytes(lost))
         if number % every == 0:
+            if cycle:
+                asker.begin_again()
             yield take_sample(number)
 
 
@@ -178,6 +190,7 @@ def answer_many(asker: Asker, count: int, every: int, lost: int = 0) -> Iterator
 @click.option("--engine", default="onnx", show_default=True)
 @click.option("--answers", default=10_000, show_default=True)
 @click.option("--every", default=20, show_default=True, help="Answers between samples.")
+@click.option("--cycle", is_flag=True, help="Ask the same between all samples.")
 @click.option("--seed", default=0, show_default=True)
 @click.option(
     "--features",
@@ -192,6 +205,7 @@ def main(
     engine: str,
     answers: int,
     every: int,
+    cycle: bool,
     seed: int,
     features: int,
     leak: int,
@@ -201,7 +215,7 @@ def main(
     vlm = VLM.load(artifact, decoder=engine, settings=EngineSettings(threads=1), limits=limits)
     asker = Asker(vlm, seed)
     with out.open("w", encoding="utf-8") as file:
-        for sample in answer_many(asker, answers, every, leak):
+        for sample in answer_many(asker, answers, every, cycle=cycle, lost=leak):
             file.write(f"{json.dumps(dataclasses.asdict(sample))}\n")
             file.flush()
         file.write(f"{json.dumps(dict(asker.counts))}\n")

@@ -20,7 +20,7 @@ from long_runs.filled import Broken
 
 _SECONDS = 1800.0  # without any further answer
 # Of an answer, what no kill may change; the rest are times.
-_SAME = ("text", "tokens", "visual_tokens", "budget", "artifact_id")
+_SAME = ("text", "tokens", "visual_tokens", "budget", "artifact")
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from typing import ClassVar
 SECRET = "secret.json"
 LINK = "link.json"
 SECRET_TEXT = '{"secret": 1}'
-OUTSIDE = (f"../{SECRET}", "../../etc/passwd", "/etc/passwd", LINK, "..", ".", "/", "~/secret.json",
-           f"onnx/../../{SECRET}", f"..\\{SECRET}", f"file://../{SECRET}")  # fmt: skip
+OUTSIDE = (
+    f"../{SECRET}", "../../etc/passwd", "/etc/passwd", LINK, "..", ".", "/", "~/secret.json",
+    f"onnx/../../{SECRET}", f"..\\{SECRET}", f"file://../{SECRET}",
+)  # fmt: skip
 
 
 class Target(ABC):

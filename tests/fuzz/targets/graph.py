@@ -17,12 +17,12 @@ from support.tiny_artifact import read_manifest, write_artifact, write_manifest
 
 GRAPH = "onnx/vision_encoder.onnx"
 DATA = "vision_encoder.onnx_data"
-_OPERATORS = ("Loop", "If", "Scan", "RandomNormal", "Expand", "Tile", "ConstantOfShape", "Range",
-"Einsum", "Identity",
-              "Gather", "MatMul", "Conv", "Resize", "TopK", "Pad", "Concat", "Reshape", "Softmax",
-              "LayerNormalization",
-              "GroupQueryAttention", "MatMulNBits", "OneHot", "Slice", "Transpose",
-              "NoSuchThing")  # fmt: skip
+_OPERATORS = (
+    "Loop", "If", "Scan", "RandomNormal", "Expand", "Tile", "ConstantOfShape", "Range", "Einsum",
+    "Identity", "Gather", "MatMul", "Conv", "Resize", "TopK", "Pad", "Concat", "Reshape",
+    "Softmax", "LayerNormalization", "GroupQueryAttention", "MatMulNBits", "OneHot", "Slice",
+    "Transpose", "NoSuchThing",
+)  # fmt: skip
 
 
 class Fuzz(Target):

@@ -14,8 +14,10 @@ from typing import ClassVar
 SECRET = "secret.json"
 LINK = "link.json"
 SECRET_TEXT = '{"secret": 1}'
-OUTSIDE = (f"../{SECRET}", "../../etc/passwd", "/etc/passwd", LINK, "..", ".", "/", "~/secret.json",
-           f"onnx/../../{SECRET}", f"..\\{SECRET}", f"file://../{SECRET}")  # fmt: skip
+OUTSIDE = (
+    f"../{SECRET}", "../../etc/passwd", "/etc/passwd", LINK, "..", ".", "/", "~/secret.json",
+    f"onnx/../../{SECRET}", f"..\\{SECRET}", f"file://../{SECRET}",
+)  # fmt: skip
 
 
 class Target(ABC):
@@ -24,6 +26,8 @@ class Target(ABC):
     Attributes:
         threat: what somebody could want with such an input, in one sentence.
         memory_mb: how much more than before one input may take, in MB.
+        headroom_mb: what the system grants beyond that, so that a fault is seen as one; 0 where
+            memory is the system's to bound, and its refusal must become ours.
         refusals: errors beside `PocketVLMError` that are one line for people.
         links: whether a link in the folder that leads outside must not be followed.
         number: of the input that is written next.
@@ -31,6 +35,7 @@ class Target(ABC):
 
     threat: ClassVar[str]
     memory_mb: ClassVar[int] = 256
+    headroom_mb: ClassVar[int] = 3000
     refusals: ClassVar[tuple[type[Exception], ...]] = ()
     links: ClassVar[bool] = True
     number: int = 0

@@ -20,16 +20,17 @@ _RAW = {
     "@half@": '"\\ud800"',
     "@comment@": "1 // one",
 }
-TEXTS = ("", " ", "a", "\0", "a\nb", "a\r\nb", "\u2028", "\x1b[2J", "\u202e", "naïve 你好 🙂",
-"\ud800",
-         "a" * 300, "a" * 20_000, "%s%n", "{{ 1 }}", "${HOME}", "auto", "fp32", "int8", "none",
-         "null",
-         "0", "1", "-1", "1e9", "<image>", "<s>", "__class__", "pickle", "trust_remote_code",
-         "Infinity", "NaN", *OUTSIDE)  # fmt: skip
-NUMBERS = (0, 1, -1, 2, 3, 7, 255, 1000, 65_536, 2**31 - 1, 2**31, -(2**31), 2**32, 2**53,
-2**63 - 1,
-           2**63, 2**64, -(2**63), 10**30, 10**400, 0.5, -0.5, 1e-300, 1e308, -1e308, float("nan"),
-           float("inf"), -float("inf"))  # fmt: skip
+TEXTS = (
+    "", " ", "a", "\0", "a\nb", "a\r\nb", "\u2028", "\x1b[2J", "\u202e", "naïve 你好 🙂", "\ud800",
+    "a" * 300, "a" * 20_000, "%s%n", "{{ 1 }}", "${HOME}", "auto", "fp32", "int8", "none", "null",
+    "0", "1", "-1", "1e9", "<image>", "<s>", "__class__", "pickle", "trust_remote_code",
+    "Infinity", "NaN", *OUTSIDE,
+)  # fmt: skip
+NUMBERS = (
+    0, 1, -1, 2, 3, 7, 255, 1000, 65_536, 2**31 - 1, 2**31, -(2**31), 2**32, 2**53, 2**63 - 1,
+    2**63, 2**64, -(2**63), 10**30, 10**400, 0.5, -0.5, 1e-300, 1e308, -1e308, float("nan"),
+    float("inf"), -float("inf"),
+)  # fmt: skip
 _SHAPES = (None, True, False, [], {}, [[]], [None], [{}], {"a": {}}, {"": 1}, [1, "a"])
 
 

@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_CHANGES = ("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink",
-"os.truncate",
-            "os.chmod", "os.chown", "os.utime", "shutil.rmtree", "shutil.move")  # fmt: skip
+_CHANGES = (
+    "os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate",
+    "os.chmod", "os.chown", "os.utime", "shutil.rmtree", "shutil.move",
+)  # fmt: skip
 _OF_TWO = ("os.rename", "os.link", "shutil.move")
-_PROCESSES = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork",
-              "pty.spawn")  # fmt: skip
+_PROCESSES = (
+    "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork",
+    "pty.spawn",
+)  # fmt: skip
 _NETWORK = ("socket.connect", "socket.bind", "socket.getaddrinfo", "urllib.Request")
 # What a process reads of its own accord: itself, its packages, its system.
-_OWN = ("/proc", "/sys", "/dev/null", "/dev/urandom", "/usr/lib", "/usr/local/lib", "/usr/share",
-"/lib",
-        "/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types", "/etc/apache2")  # fmt: skip
+_OWN = (
+    "/proc", "/sys", "/dev/null", "/dev/urandom", "/usr/lib", "/usr/local/lib", "/usr/share",
+    "/lib", "/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types", "/etc/apache2",
+)  # fmt: skip
 _ALL_EVENTS = 0x00000FFF
 _NOTICE = struct.Struct("iIII")
 

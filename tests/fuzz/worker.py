@@ -23,7 +23,6 @@ from pocketvlm.artifact import integrity
 from pocketvlm.errors import PocketVLMError
 
 _MOST_FILE = 256 << 20
-_HEADROOM_MB = 3000  # beyond what one input may take, before the system refuses
 _LONGEST = 2000  # characters of a refusal
 
 
@@ -54,7 +53,7 @@ class Session:
         self.target: Target = importlib.import_module(module).Fuzz()
         self.target.prepare(seeds)
         self.watch = Watch(root, self.box, own)
-        most = (_status("VmData") >> 20) + self.target.memory_mb + _HEADROOM_MB
+        most = (_status("VmData") >> 20) + self.target.memory_mb + self.target.headroom_mb
         resource.setrlimit(resource.RLIMIT_DATA, (most << 20, most << 20))
 
     def write(self, random: Random) -> None:

@@ -23,34 +23,37 @@ _CONVERSATION = [
 ]
 _EXPRESSIONS = (
     "messages", "messages[0]", "messages[-1]['content']", "message.role", "loop.index0", "loop",
-    "bos_token",
-    "range(10)", "range(10**9)", "'a' * 10**7", "2 ** 10**6", "namespace(x=1)", "cycler", "self",
-    "super()",
-    "raise_exception('no')", "strftime_now('%Y')", "messages | tojson", "messages | length",
-    "messages | map(attribute='role') | join(',')", "''.__class__", "messages.__class__.__mro__",
-    "x.y.z", "1 / 0", "none + 1", "[] | first", "'%s' % messages", "'{0.__class__}'.format(1)",
-    "lipsum.__globals__", "dict(a=1)", "messages | groupby('role')", "(1, 2)[5]", "caller()",
-    "varargs",
-    "'a' | batch(3)", "[3, 1] | sort", "'\ud800'", "'a' ~ 1 ~ none", "not not messages",
-    "-messages",
+    "bos_token", "range(10)", "range(10**9)", "'a' * 10**7", "2 ** 10**6", "namespace(x=1)",
+    "cycler", "self", "super()", "raise_exception('no')", "strftime_now('%Y')",
+    "messages | tojson", "messages | length", "messages | map(attribute='role') | join(',')",
+    "''.__class__", "messages.__class__.__mro__", "x.y.z", "1 / 0", "none + 1", "[] | first",
+    "'%s' % messages", "'{0.__class__}'.format(1)", "lipsum.__globals__", "dict(a=1)",
+    "messages | groupby('role')", "(1, 2)[5]", "caller()", "varargs", "'a' | batch(3)",
+    "[3, 1] | sort", "'\ud800'", "'a' ~ 1 ~ none", "not not messages", "-messages",
 )  # fmt: skip
 _STATEMENTS = (
     "{% set x = EXPR %}", "{% set ns.x = EXPR %}", "{{ EXPR }}", "{% for m in EXPR %}",
-    "{% endfor %}", "{% if EXPR %}",
-    "{% else %}", "{% elif EXPR %}", "{% endif %}", "{%- set ns = namespace(a=EXPR) -%}",
-    "{% macro f(a, b=EXPR) %}", "{% endmacro %}", "{{ f(EXPR) }}", "{% call f(EXPR) %}",
-    "{% endcall %}",
-    "{% filter upper %}", "{% endfilter %}", "{% raw %}", "{% endraw %}", "{# EXPR #}",
-    "{% generation %}",
+    "{% endfor %}", "{% if EXPR %}", "{% else %}", "{% elif EXPR %}", "{% endif %}",
+    "{%- set ns = namespace(a=EXPR) -%}", "{% macro f(a, b=EXPR) %}", "{% endmacro %}",
+    "{{ f(EXPR) }}", "{% call f(EXPR) %}", "{% endcall %}", "{% filter upper %}",
+    "{% endfilter %}", "{% raw %}", "{% endraw %}", "{# EXPR #}", "{% generation %}",
     "{% endgeneration %}", "{% break %}", "{% continue %}", "{% set x %}", "{% endset %}",
     "{% for a, b in EXPR recursive %}", "{% include EXPR %}", "{% import EXPR as z %}",
-    "{% do EXPR %}",
-    "{% with a = EXPR %}", "{% endwith %}", "{% block b %}", "{% endblock %}",
+    "{% do EXPR %}", "{% with a = EXPR %}", "{% endwith %}", "{% block b %}", "{% endblock %}",
     "{% autoescape EXPR %}",
 )  # fmt: skip
-_PAIRS = {"{% for": "{% endfor %}", "{% if": "{% endif %}", "{% macro": "{% endmacro %}",
-"{% call": "{% endcall %}",
-          "{% filter": "{% endfilter %}", "{% with": "{% endwith %}"}  # fmt: skip
+_PAIRS = {
+    "{% for": "{% endfor %}", "{% if": "{% endif %}", "{% macro": "{% endmacro %}",
+    "{% call": "{% endcall %}", "{% filter": "{% endfilter %}", "{% with": "{% endwith %}",
+}  # fmt: skip
+
+
+_FILTERS = (
+    "tojson", "list", "string", "length", "join", "trim", "upper", "sum", "sort", "reverse", "last",
+    "int", "replace('a', 'b' * 999)", "indent(9)", "dictsort", "items", "unique", "batch(2)",
+    "center(99999)", "selectattr('role')", "default('a')", "e", "wordwrap(1)", "format(1)",
+    "attr('__class__')",
+)  # fmt: skip
 
 
 class Fuzz(Target):
@@ -114,15 +117,9 @@ def _expression(random: Random) -> str:
     one = random.choice(_EXPRESSIONS)
     if random.random() < 0.6:
         return one
-    filters = ("tojson", "list", "string", "length", "join", "trim", "upper", "sum", "sort",
-    "reverse", "last", "int",
-               "replace('a', 'b' * 999)", "indent(9)", "dictsort", "items", "unique", "batch(2)",
-               "center(99999)",
-               "selectattr('role')", "default('a')", "e", "wordwrap(1)", "format(1)",
-               "attr('__class__')")  # fmt: skip
     other = random.choice(_EXPRESSIONS)
     return random.choice((
-        f"({one} + {other})", f"({one} ~ {other})", f"({one} | {random.choice(filters)})",
+        f"({one} + {other})", f"({one} ~ {other})", f"({one} | {random.choice(_FILTERS)})",
         f"({one} * {random.choice((2, 99, 99999))})",
         f"({one} if {other} else {one})", f"{one}[{other}]",
         f"{one}[1:{random.choice((2, -1, 10**9))}]",

@@ -17,7 +17,7 @@ from pathlib import Path
 from faults.scenarios import Scenario
 from faults.shim import Shim
 
-LONGEST = 60  # seconds of one child
+LONGEST = 240  # seconds of one child
 _LEFT = re.compile(r"\..+\.[0-9a-f]{16}\.(partial|old|tmp)|\..+\.lock")
 _UNEXPECTED = 99  # a child that ended by an error that is no refusal
 # How a process may end that met a fault; of a signal as shells report it, or by it.

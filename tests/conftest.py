@@ -15,6 +15,7 @@ from install_llama_cpp import CACHE
 from make_checkpoint import HUB_PRESETS, PRESETS, HubPreset, Preset, make_checkpoint
 from pocketvlm_export import ExportOptions, build, export
 from pocketvlm_export.graphs import trace
+from support import without_deadlines  # noqa: F401
 from support.shared import write_once
 from support.traces import Traces, kept_traces
 

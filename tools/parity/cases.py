@@ -25,10 +25,16 @@ DEMO = "demo"
 NONE, DEFAULT = "none", "default"  # methods
 _CALIBRATION = 16  # pictures, of another seed than those that are asked about
 _ONE_PROMPT = Form(system=False, turns=False)
+# Pictures of any size keep all their tokens where these are fewer than the budget: large ones.
+_LARGE = Form(edges=(200, 700))
 # What questions to a checkpoint may be, where that is not everything.
 _FORMS = {
     DEMO: Form(scenes=True),
     "tiny-video-llava": Form("video", pictures=1),
+    "tiny-qwen2-vl": _LARGE,
+    "tiny-qwen2.5-vl": _LARGE,
+    "tiny-qwen3-vl": _LARGE,
+    "tiny-lfm2-vl": _LARGE,
     "tiny-paligemma": _ONE_PROMPT,
     "tiny-paligemma-gemma": _ONE_PROMPT,
 }

@@ -26,7 +26,6 @@ _SCRIPTS = (
     (0x621, 0x64A), (0x905, 0x939), (0xE01, 0xE2E), (0x2010, 0x2040), (0x3041, 0x3096),
     (0x4E00, 0x4FFF), (0xAC00, 0xACFF), (0xFF01, 0xFF5E), (0x1F600, 0x1F64F),
 )  # fmt: skip
-_EDGES = (12, 220)  # pixels
 _FRAMES = 8
 
 
@@ -40,6 +39,7 @@ class Form:
         turns: they may have a turn before the last.
         pictures: in one question, at most.
         scenes: they are the demo's own, held-out scenes and questions, as its training was.
+        edges: least and largest height and width of a picture in pixels.
     """
 
     medium: Medium = "image"
@@ -47,6 +47,7 @@ class Form:
     turns: bool = True
     pictures: int = 2
     scenes: bool = False
+    edges: tuple[int, int] = (12, 220)
 
 
 def draw(seed: int, count: int, form: Form, fits: Callable[[list[Message]], bool]) -> list[Any]:
@@ -87,8 +88,8 @@ def _conversation(
     chance = 0.0 if least else 0.25
     pictures = 1 + int(random.random() < chance and form.pictures > 1)
     text = scene[1].text if scene else _text(random, 12 if least else 40)
-    media = [scene[0] if scene else _medium(random, form.medium)]
-    media += [_medium(random, form.medium) for _ in range(pictures - 1)]
+    media = [scene[0] if scene else _medium(random, form)]
+    media += [_medium(random, form) for _ in range(pictures - 1)]
     messages: list[Message] = []
     if form.system and random.random() < chance:
         messages.append(_message("system", [_part(_text(random, 20))]))
@@ -125,17 +126,17 @@ def _text(random: np.random.Generator, most: int) -> str:
     return text.translate({ord("<"): "(", ord(">"): ")"})
 
 
-def _medium(random: np.random.Generator, medium: Medium) -> Any:
-    if medium == "image":
-        return _picture(random)
-    first = _picture(random)
-    frames = [_picture(random).resize(first.size) for _ in range(_FRAMES - 1)]
+def _medium(random: np.random.Generator, form: Form) -> Any:
+    first = _picture(random, form.edges)
+    if form.medium == "image":
+        return first
+    frames = [_picture(random, form.edges).resize(first.size) for _ in range(_FRAMES - 1)]
     return [first, *frames]
 
 
-def _picture(random: np.random.Generator) -> Image.Image:
+def _picture(random: np.random.Generator, edges: tuple[int, int]) -> Image.Image:
     """A picture of any size: noise in blocks, waves, a photograph's slow change, or shapes."""
-    low, high = np.log(_EDGES)
+    low, high = np.log(edges)
     width, height = np.exp(random.uniform(low, high, size=2)).astype(int)
     kind = int(random.integers(4))
     if kind == 0:

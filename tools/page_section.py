@@ -1,6 +1,7 @@
 """Knows how generated text gets into a page: between ``<!-- name -->`` and ``<!-- /name -->``.
 
-``PYTHONPATH=tools python -m page_section docs/measured.md NAME FILE`` puts a file there.
+``PYTHONPATH=tools python -m page_section docs/methods.md NAME FILE`` puts a file there; into
+docs/measured.md, where the data of a table lies beside it, `measured_page` does.
 """
 
 from __future__ import annotations

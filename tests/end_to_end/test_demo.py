@@ -13,7 +13,7 @@ from demo_reference.answers import PrunedModel, fastervlm, generate_answers
 from pocketvlm import VLM
 from train_demo.scenes import question_set
 
-FIGURES = Path(__file__).parents[2] / "docs" / "demo-accuracy.json"
+FIGURES = Path(__file__).parents[2] / "docs" / "data" / "demo-accuracy.json"
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from pocketvlm import VLM, Artifact
 from train_demo.scenes import question_set
 
-# Exact match on 1,000 held-out questions by budget (docs/demo-accuracy.json).
+# Exact match on 1,000 held-out questions by budget (docs/data/demo-accuracy.json).
 PUBLISHED = {36: 0.965, 14: 0.936, 7: 0.886}
 
 

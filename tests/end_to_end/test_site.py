@@ -45,3 +45,13 @@ def test_pages_ask_no_other_host(site):
         fetched = FETCHED.findall(page.read_text("utf-8"))
         assert fetched
         assert not [link for link in fetched if re.match(r"(https?:)?//", link)], page
+
+
+def test_every_diagram_has_its_picture(site):
+    from docs_site.diagrams import diagrams, picture_of
+
+    pictures = {picture_of(diagram) for diagram in diagrams()}
+    drawn = {f"diagrams/{path.name}" for path in (ROOT / "docs" / "diagrams").glob("*.svg")}
+    assert pictures == drawn, "run: make diagrams"
+    page = (site / "architecture.html").read_text("utf-8")
+    assert all(f'src="{picture}"' in page for picture in pictures)

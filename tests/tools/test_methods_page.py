@@ -14,7 +14,7 @@ from page_section import replace_section
 from pocketvlm_export import decoder_stages, pruning, tower_stages
 
 ROOT = Path(__file__).parents[2]
-PAGE, FIGURES = ROOT / "docs" / "methods.md", ROOT / "docs" / "demo-accuracy.json"
+PAGE, FIGURES = ROOT / "docs" / "methods.md", ROOT / "docs" / "data" / "demo-accuracy.json"
 
 
 @pytest.fixture(scope="module")

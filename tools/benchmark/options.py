@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from page_section import replace_section
+from measured_page.pages import publish
 from pocketvlm.cli.lists import NUMBERS
 
 __all__ = ["EXISTING", "NUMBERS", "Section", "Timing", "into_section", "timed"]
@@ -29,7 +29,7 @@ class Section:
         """Print ``text`` and write it into the section."""
         click.echo(text)
         if self.page is not None:
-            replace_section(self.page, self.name, text)
+            publish(self.page, self.name, text)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import click
 
 from demo_questions.__main__ import write_set
 from demo_tables import engines, methods
-from page_section import replace_section
+from measured_page.pages import publish
 from pocketvlm.files import replace_file
 from pocketvlm_measure.evaluation.questions import read_questions
 
@@ -43,7 +43,7 @@ def main(
     for name, text in sections.items():
         click.echo(f"{text}\n")
         if page:
-            replace_section(page, name, text)
+            publish(page, name, text)
     if figures:
         results = {
             "methods": methods.figures(by_method),

@@ -3,11 +3,13 @@
 In the repository a page links to source files, to examples and to CONTRIBUTING.md by relative
 paths. On the site each of these is a page too: a Markdown file as it is, any other text file as a
 listing, a folder as the names in it. So every link works in both, and the site needs no address of
-the repository.
+the repository. A link whose text is the name of a page's file gets that page's title. Diagrams in
+mermaid, which GitHub draws, are pictures here, see `docs_site.diagrams`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 import re
 from collections.abc import Callable
@@ -24,6 +26,10 @@ _FRONT = "README.md"  # of the repository; docs/index.md is that of the site
 _BESIDE = ("CONTRIBUTING.md", "CHANGELOG.md")
 # A link to a file of the repository: [text](path) or [text](path#anchor).
 _LINK = re.compile(r"(\]\()(?!\w+:|#|<)([^)#\s]+)(#[^)\s]*)?\)")
+_NAMED = re.compile(r"\[([\w-]+\.md)\]\(([^)#\s]*?)\1(#[^)\s]*)?\)")
+_TITLE = re.compile(r"^# (.+)$", re.MULTILINE)
+DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+DIAGRAMS = "diagrams"  # the folder of their pictures in docs/
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _LEXERS = {".py": "python", ".toml": "toml", ".json": "json", ".ipynb": "json", ".mjs": "js"}
 _HIDDEN = "---\nsearch:\n  exclude: true\n---\n"
@@ -55,11 +61,22 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return markdown
     here = posixpath.dirname(page.file.src_uri)
 
+    def titled(match: re.Match[str]) -> str:
+        file = _ROOT / _resolved(source, match[2] + match[1])
+        title = _TITLE.search(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return f"[{title[1]}]({match[2]}{match[1]}{match[3] or ''})" if title else match[0]
+
     def pointed(match: re.Match[str]) -> str:
         target = _site_uri(_resolved(source, match[2]))
         return f"{match[1]}{posixpath.relpath(target, here or '.')}{match[3] or ''})"
 
-    return _outside_fences(markdown, lambda text: _LINK.sub(pointed, text))
+    markdown = DIAGRAM.sub(lambda match: f"![Diagram]({picture_of(match[1])})", markdown)
+    return _outside_fences(markdown, lambda text: _LINK.sub(pointed, _NAMED.sub(titled, text)))
+
+
+def picture_of(diagram: str) -> str:
+    """Where the picture of a diagram lies in docs/: it is named after the diagram's text."""
+    return f"{DIAGRAMS}/{hashlib.sha256(diagram.encode()).hexdigest()[:12]}.svg"
 
 
 def _added(path: str, config: MkDocsConfig, inclusion: InclusionLevel) -> File:

@@ -1,7 +1,7 @@
 """The tables of docs/methods.md: ``PYTHONPATH=tools python -m methods_page``.
 
 The field is `methods_page.field` and `methods_page.elsewhere`; the demo's figures are those of
-docs/demo-accuracy.json, which `make figures` measures.
+docs/data/demo-accuracy.json, which `make figures` measures.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ BUDGETS = ("36", "14", "7")  # of the demo's 144 tokens
 Figures = Mapping[str, Mapping[str, Sequence[float]]]
 _PATH = click.Path(path_type=Path)
 
+_FIGURES = Path("docs/data/demo-accuracy.json")
+
 
 @click.command(help=__doc__)
 @click.option("--page", type=_PATH, default=Path("docs/methods.md"), show_default=True)
-@click.option("--figures", type=_PATH, default=Path("docs/demo-accuracy.json"), show_default=True)
+@click.option(
+    "--figures", type=_PATH, default=Path("docs/data/demo-accuracy.json"), show_default=True
+)
 def main(page: Path, figures: Path) -> None:
     """Write them."""
     for name, text in sections(json.loads(figures.read_text())["methods"]).items():

@@ -53,7 +53,7 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
-	$(TOOL) prose
+	env PYTHONPATH=tools $(BIN)/python -m prose
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -195,7 +195,7 @@ def test_a_model_that_needs_a_guide_says_so(large):
 
 def test_a_guide_that_does_not_say_what_it_looks_at(plain, large):
     with pytest.raises(
-        PocketVLMError, match=r"the decoder of plain does not say .* by which large"
+        PocketVLMError, match=r"the decoder of plain does not give .* by which large"
     ):
         Guided(large, plain)
 
@@ -280,7 +280,7 @@ def test_scores_are_not_handed_over_where_the_question_selects(tmp_path):
         give_selectors(tmp_path / name, weights, (16, 6))
     guide = VLM.load(tmp_path / "small")
     guided = Guided(VLM.load(tmp_path / "big"), guide)
-    line = "small and big keep the visual tokens that the question is about"
+    line = "small and big select visual tokens by the question"
     with pytest.raises(PocketVLMError, match=line):
         guided.stream("what?", [PICTURE], budget=6, sampling=BRIEF)
     with pytest.raises(PocketVLMError, match=line):

@@ -3,7 +3,7 @@
 Memory and open files over 10,000 answers on each engine; a context filled to its last token and a
 hundred pictures in a prompt; 5,000 questions through ``evaluate --workers 2`` that is killed ten
 times; 2,000 requests to the server. What lies in BUILD is not made again, so that an interrupted
-run goes on; ``--parts`` does some of it. It ends with 1 where something is not as it should be.
+run continues; ``--parts`` does some of it. It ends with 1 where something is not as it should be.
 """
 
 from __future__ import annotations

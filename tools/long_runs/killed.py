@@ -66,7 +66,7 @@ class Evaluation:
         ]
 
     def begin(self) -> subprocess.Popen[bytes]:
-        """Begin it, or go on with what its file has; all its processes in one group."""
+        """Begin it, or continue with what its file has; all its processes in one group."""
         resumed = ["--resume"] if self.answers.exists() else []
         with self._log.open("ab") as log:
             return subprocess.Popen(

@@ -100,9 +100,9 @@ class Packed:
     """A batch of pictures, each with one question of every kind that do not see one another's text.
 
     ``input_ids`` and ``labels`` int64 (batch, length), labels -100 outside answers and already
-    shifted. ``mask`` bool (batch, 1, length, length); ``position_ids`` int64 (batch, length),
-    restarting after the picture; ``kinds`` int64 (batch, length): which kind of question a label
-    belongs to, -1 elsewhere; ``whole`` bool (batch): which pictures have all their patches;
+    shifted. ``mask`` bool (batch, 1, length, length). ``position_ids`` int64 (batch, length),
+    restarting after the picture. ``kinds`` int64 (batch, length): which kind of question a label
+    belongs to, -1 elsewhere. ``whole`` bool (batch): which pictures have all their patches.
     ``segments`` int64 (batch, length): 0 for the picture's part, then the questions from 1 on, -1
     for padding and -2 for what is left out.
     """

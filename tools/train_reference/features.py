@@ -1,5 +1,5 @@
 """Knows what the tower makes of scenes: the patch features that LLaVA reads, computed once and kept
-on disk in half precision; a run that was stopped goes on where it was."""
+on disk in half precision; a run that was stopped continues where it was."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def see(
     path, noted = folder / f"{split}.f16", folder / f"{split}.done"
     done = int(noted.read_text()) if noted.exists() else 0
     folder.mkdir(parents=True, exist_ok=True)
-    # "r+" lengthens a file that holds fewer scenes: a larger count goes on where a smaller ended.
+    # "r+" lengthens a file that holds fewer scenes: a larger count continues where a smaller ended.
     features = np.memmap(path, np.float16, "r+" if done else "w+", shape=shape)
     started, first = time.process_time(), done
     with counter(total=count, desc=f"features of {split}", unit="picture", initial=done) as bar:

@@ -18,6 +18,8 @@ DEMO := build/demo
 
 .PHONY: install demo test test-all lint format interop serve-clients web browser arm64 haswell \
     figures frontier clean kotlin swift optimum notebook docs lock test-oldest licences sbom \
+    wheel bare fuzz faults parity reference reference-frontier
+
     wheel bare fuzz diagrams
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(if $(LOCKED),requirements.lock)
@@ -59,6 +61,12 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The demo and a tiny checkpoint of every family, in every precision and engine, against Hugging Face's own classes: docs/parity.md.
+# Half an hour on two cores where nothing else runs; what is in build/parity is not made again.
+parity: install
+	$(TOOL) parity --page docs/parity.md --figures docs/parity.json
+	$(TOOL) parity.histories --page docs/precisions.md
+
 # transformers.js in Node answers from the same folder as Hugging Face does; needs npm.
 interop: install
 	$(TOOL) interop
@@ -88,6 +96,11 @@ arm64 haswell: install
 swift: install
 	$(TOOL) swift_client
 
+# Every operation on files of exports, tunings, evaluations and the rest fails once, in every way: hours. `make faults
+# FAULTS_ARGS="evaluate web --draw 20"` is shorter; needs a C compiler and Linux.
+faults: install
+	PYTHONPATH=tests:tools $(BIN)/python -m faults $(FAULTS_ARGS)
+
 # The accuracy tables of docs/measured.md: half an hour; what is in build/demo-tables is not made again.
 figures: install
 	$(TOOL) demo_tables --page docs/measured.md --figures docs/data/demo-accuracy.json
@@ -97,6 +110,21 @@ figures: install
 # build/frontier is not made again.
 frontier: install
 	$(TOOL) frontier --workers 2 --page docs/methods.md --figures docs/data/frontier.json --plot docs/frontier.svg
+
+# DINOv2 and SmolLM2 with a trained projector: 90 minutes on two cores where nothing else runs, and npm. What is in REFERENCE is not
+# made again, so that a stopped run goes on.
+REFERENCE ?= $(HOME)/.cache/pocketvlm/reference-training
+reference: install
+	$(TOOL) train_reference --work $(REFERENCE) train
+	rm -rf build/reference-trained
+	$(TOOL) train_reference --work $(REFERENCE) publish -o build/reference-trained --plot docs/learning-curve.svg
+
+# All methods and stages on it, as `frontier` measures them on the demo; stages are chosen on the validation split.
+reference-frontier: install
+	$(TOOL) train_reference --work $(REFERENCE) questions build/reference-test --split test --count 1000
+	$(TOOL) train_reference --work $(REFERENCE) questions build/reference-validation --split validation --count 300
+	$(TOOL) frontier --model build/reference-trained --build build/reference-frontier --test-set build/reference-test/questions.jsonl \
+		--training-set build/reference-validation/questions.jsonl --sizes 0 --parts accuracy --figures docs/reference-frontier.json
 
 # `optimum-cli export pocketvlm`, with optimum and the wheel installed beside each other in a folder of their own.
 optimum: install

@@ -38,7 +38,14 @@ BUDGETS = (9, 18)
 
 # Files that take longest, to begin with: a process is handed whole files, and one that is handed a
 # long one last leaves the others idle.
-LONG = ("test_invariants", "test_products", "test_qwen_towers", "test_readme", "test_frontier")
+LONG = (
+    "test_invariants",
+    "test_products",
+    "test_qwen_towers",
+    "test_fuzz",
+    "test_readme",
+    "test_frontier",
+)
 
 # Shells let background jobs ignore Ctrl-C, and processes started from there with them; what is
 # tested must not.

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pocketvlm.errors import RequestError
 from pocketvlm.files.folders import put_in_place, staged
 from pocketvlm_export.plan import ExportPlan
 
@@ -57,12 +58,19 @@ class KeptFiles:
         return True
 
     def keep(self, plan: ExportPlan, part: str, names: Iterable[str], folder: Path) -> None:
-        """Keep files of ``folder``, whole or not at all; arguments as of `take`."""
+        """Keep files of ``folder``, whole or not at all; arguments as of `take`.
+
+        Where another export has kept them meanwhile, those stay.
+        """
         target = self._place(plan, part)
-        with staged(target) as made:
-            for path in _files(folder, names):
-                _put(path, made / path.relative_to(folder))
-            put_in_place(made, target, ())
+        try:
+            with staged(target) as made:
+                for path in _files(folder, names):
+                    _put(path, made / path.relative_to(folder))
+                put_in_place(made, target, ())
+        except RequestError:
+            if not target.is_dir():
+                raise
 
     def _place(self, plan: ExportPlan, part: str) -> Path:
         deciding = {name: getattr(plan.options, name) for name in _DECIDING}

@@ -123,16 +123,21 @@ class SequenceLimits(_Checked):
 
     Beyond the limit of bytes, idle sequences lose theirs, the least recently used first, and their
     next answers cost a longer prefill. In float32 the answers are the same. int8 decoders measure
-    the activations of each run, so logits differ a little by how a prompt was divided. Sequences in
-    use are always allowed, and so is the one that answered last.
+    the activations of each run, so logits differ a little by how a prompt was divided, unless
+    the runs are fixed. Sequences in use are always allowed, and so is the one that answered last.
 
     Attributes:
         memory_bytes: keys and values of all sequences together.
         kept: sequences of questions outside of conversations; with 0 no prompt reuses another's.
+        fixed_runs: whether a decoder that measures activations, as int8 ones do, prefills every
+            prompt in the same runs, see `pocketvlm.decoders.prefix.run_ends`. A question then has
+            the same logits, bit for bit, whatever was asked before it. A first question takes
+            longer by a pass over the weights.
     """
 
     memory_bytes: int = 1 << 30
     kept: int = 4
+    fixed_runs: bool = False
 
 
 @dataclass(frozen=True)

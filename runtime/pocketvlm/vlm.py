@@ -14,6 +14,7 @@ from pocketvlm.answer import Answer
 from pocketvlm.answering import Answerer, Request, ms_since
 from pocketvlm.artifact import Artifact, Check
 from pocketvlm.artifact.integrity import graph_digest
+from pocketvlm.artifact.replaced import of_one_folder
 from pocketvlm.chat import Chat
 from pocketvlm.decoders import choose_decoder, open_decoder
 from pocketvlm.decoders.base import Decoder
@@ -58,10 +59,8 @@ class VLM:
     `Limits`. A prompt reuses the longest beginning that it shares with one of them. So a second
     question about a picture costs neither the tower nor the picture's prefill, unless the question
     selects the tokens. In float32 answers are those of a model that keeps nothing, `NOTHING_KEPT`.
-    int8 decoders measure the activations of each run, so they read a prompt in the same runs
-    whatever is kept of it: the same question gets the same answer to the bit. What was answered
-    before in its own conversation is not read again while it is kept, and logits differ a little by
-    that.
+    int8 decoders measure the activations of each run, so logits differ a little by how a prompt was
+    divided; `SequenceLimits.fixed_runs` divides every prompt alike.
 
     Attributes:
         artifact: the loaded folder.
@@ -114,6 +113,7 @@ class VLM:
         self._keeps_sequences = keep_sequences
 
     @classmethod
+    @of_one_folder
     def load(
         cls,
         path: str | os.PathLike[str],
@@ -131,7 +131,7 @@ class VLM:
         check: Check = "auto",
         once: bool = False,
     ) -> Self:
-        """Load an artifact.
+        """Load an artifact; one that is replaced meanwhile is the old one or the new one.
 
         >>> from pocketvlm import VLM, EngineSettings
         >>> vlm = VLM.load("demo-vlm", budget=14, context=256, settings=EngineSettings(threads=1))

@@ -210,6 +210,9 @@ def test_weights_are_links_and_graphs_are_not(tiny_checkpoint, tmp_path):
     assert (second / "onnx/decoder.onnx").read_text() == "a graph"
     weights = [folder / "onnx/decoder.onnx_data" for folder in (first, second)]
     assert weights[0].stat().st_ino == weights[1].stat().st_ino
+    kept.keep(plan, "decoder", names_of, first)  # as another export does that began as early
+    assert kept.take(plan, "decoder", names_of, tmp_path / "fifth")
+    assert (tmp_path / "fifth/onnx/decoder.onnx").read_text() == "a graph"
     # Whatever decides what the decoder's files are has a place of its own.
     for other in ({"context": 128}, {"decoder_precisions": ("int4",)}, {"portable": True}):
         changed = pipeline.prepare(

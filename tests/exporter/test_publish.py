@@ -213,6 +213,23 @@ def test_overwrite_replaces_an_artifact(tiny_checkpoint, tiny_export, tmp_path):
     assert list(tmp_path.glob(".artifact*")) == []
 
 
+def test_two_exports_to_one_destination(tiny_checkpoint, tmp_path):
+    """The second is refused in a line, whatever it would replace; the first is whole."""
+    refusals, options = [], ExportOptions(budgets=(18,), overwrite=True)
+
+    def step(text):
+        if text in ("weights", "self-test"):
+            with pytest.raises(PocketVLMError, match="another process is writing") as refusal:
+                export(str(tiny_checkpoint), tmp_path / "artifact", options)
+            refusals.append(str(refusal.value))
+
+    export(str(tiny_checkpoint), tmp_path / "artifact", ExportOptions(budgets=(9,)), step)
+    assert len(refusals) == 2
+    assert not any("\n" in line for line in refusals)
+    assert Artifact.open(tmp_path / "artifact", "full").manifest.pruning.budgets == (9,)
+    assert list(tmp_path.glob(".artifact*")) == []
+
+
 def test_dry_run_writes_nothing(tiny_checkpoint, tiny_export, tmp_path):
     arguments = [
         "export",

@@ -13,7 +13,9 @@ from click.testing import CliRunner
 
 from make_checkpoint import PRESETS
 from pocketvlm.cli import main
+from pocketvlm.errors import CheckpointError
 from pocketvlm_export import ExportOptions
+from pocketvlm_export.loading import open_checkpoint
 from pocketvlm_export.pipeline import prepare
 from support.checkpoints import edit_json, edit_pictures
 
@@ -421,3 +423,28 @@ def test_text_that_transformers_changes_behind_the_tokenizer(
 def test_generation_settings_that_transformers_refuses(refuse, copied_checkpoint):
     edit_json(copied_checkpoint, "generation_config.json", bad_words_ids=[[1 << 30]])
     assert "correct generation_config.json" in refuse(copied_checkpoint)
+
+
+def test_more_layers_than_any_model_has(refuse, make_tiny):
+    """Each is built before its weights are missed."""
+    checkpoint = make_tiny()
+    config = json.loads((checkpoint / "config.json").read_text())
+    edit_json(checkpoint, vision_config={**config["vision_config"], "num_hidden_layers": 4096})
+    line = refuse(checkpoint)
+    assert "vision_config.num_hidden_layers 4096: expected a whole number from 1 to 512" in line
+
+
+@pytest.mark.parametrize(
+    ("channels", "reason"),
+    [
+        (4, r"patch_embedding.weight has shape \(32, 3, 7, 7\) and by config.json \(32, 4, 7, 7\)"),
+        (1 << 62, "CLIPVisionModel cannot be built of its configuration"),  # beyond torch
+    ],
+)
+def test_weights_of_another_shape_than_the_configuration_says(make_tiny, channels, reason):
+    checkpoint = make_tiny()
+    config = json.loads((checkpoint / "config.json").read_text())
+    edit_json(checkpoint, vision_config={**config["vision_config"], "num_channels": channels})
+    opened = open_checkpoint(str(checkpoint))
+    with pytest.raises(CheckpointError, match=reason):
+        opened.family.load_tower(opened.weights, opened.spec, layers=4, attention="eager")

@@ -6,8 +6,8 @@ Each line of a target's journal is an input, so that a run that was cut off goes
 
 import json
 import os
-import resource
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +25,7 @@ HANG = 10.0  # seconds of a processor for one input
 _WAIT = 60.0  # seconds for one that waits without computing
 _START = 240.0  # seconds for a worker to get ready
 _TICK = 0.2
+_MEMORY = "/dev/shm"
 _ROOT = Path(__file__).resolve().parents[2]
 _PATHS = ("tests", "tools", "exporter", "runtime", "profiles", "plugins")
 SOUND = ("accepted", "refused")
@@ -39,7 +40,7 @@ class Result:
         counts: inputs by outcome.
         findings: (number, outcome, words) of those that are faults.
         refusals: refused inputs by the beginning of their line.
-        seconds: of all inputs together.
+        seconds: of a processor, of all inputs together.
         slowest: seconds of one.
         peak_mb: the most that one took.
     """
@@ -95,7 +96,7 @@ def fuzz(
             result.take(row)
             first = row[0] + 1
     with (
-        tempfile.TemporaryDirectory(prefix="pocketvlm-fuzz-") as folder,
+        tempfile.TemporaryDirectory(prefix="pocketvlm-fuzz-", dir=_room()) as folder,
         Path(journal or os.devnull).open("a") as lines,
     ):
         while first < last:
@@ -106,6 +107,14 @@ def fuzz(
                 progress(result)
                 first = row[0] + 1
     return result
+
+
+def _room() -> str | None:
+    """A folder in memory, where there is one with room: inputs are many small files."""
+    try:
+        return _MEMORY if shutil.disk_usage(_MEMORY).free > 1 << 30 else None
+    except OSError:
+        return None
 
 
 class _Worker:
@@ -194,7 +203,8 @@ class _Worker:
 def _environment() -> dict[str, str]:
     paths = [str(_ROOT / each) for each in _PATHS]
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    own = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+    own = dict.fromkeys(("PYTHONDONTWRITEBYTECODE", "PYTHONSAFEPATH"), "1")
+    own |= {"PYTHONPATH": os.pathsep.join(paths)}
     return {**os.environ, **limits, **own}
 
 
@@ -206,6 +216,8 @@ def _processor_seconds(process: int) -> float:
 
 def children_seconds() -> float:
     """Seconds of a processor that all workers so far have had."""
+    import resource  # Windows has none, and skips
+
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

@@ -173,9 +173,8 @@ def _nudged(random: Random, value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
-        return random.choice((value + 1, value - 1, -value, value * 2, value // 2, float(value),
-        str(value),
-                              value * 1000, value + 2**32))  # fmt: skip
+        near = value + 1, value - 1, -value, value * 2, value // 2, value * 1000, value + 2**32
+        return random.choice((*near, str(value)[:40], value + 0.5 if abs(value) < 2**53 else 0.5))
     if isinstance(value, float):
         return random.choice((-value, value * 1e9, value / 1e9, 0.0, float("nan"), round(value, 2)))
     if isinstance(value, str):

@@ -31,7 +31,8 @@ class Watch:
 
     def __init__(self, root: Path, box: Path, own: Path) -> None:
         """``own`` is a folder for what the product keeps: caches, temporary files."""
-        self._reads = (str(box), str(own), sys.prefix, sys.base_prefix, str(_source()), *_OWN)
+        packages = (each for each in sys.path if each.startswith("/"))
+        self._reads = (str(box), str(own), sys.base_prefix, str(_source()), *packages, *_OWN)
         self._writes = (str(own),)
         self._passed = {os.fsencode(box.name), os.fsencode(own.name)}
         self._notes: list[str] = []

@@ -65,14 +65,14 @@ class Session:
             (self.box / LINK).symlink_to(f"../{SECRET}")
 
     def attempt(self, number: int, random: Random | None = None) -> tuple[str, float, float, str]:
-        """Outcome of an input, seconds of it, MB that it took, and what is to be said of it."""
+        """Outcome of an input, seconds of a processor and MB that it took, and words on it."""
         self.target.number = number
         self.write(random or Random(f"{self.name}:{number}"))
         before, resident = contents(self.box), _forget_peak()
-        started = time.perf_counter()
+        started = time.process_time()
         with self.watch() as notes:
             outcome, words = self._outcome()
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         taken = (_status("VmHWM") - resident) / 1e6
         if notes:
             outcome, words = "outside", "; ".join(notes)[:400]

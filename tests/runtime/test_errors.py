@@ -17,6 +17,7 @@ from pocketvlm.errors import (
     first_line,
     library_errors,
 )
+from pocketvlm_targets import TargetError
 
 
 @pytest.mark.parametrize(
@@ -88,3 +89,26 @@ def test_what_a_person_asks_for_passes(asked):
         library_errors(ArtifactError),
     ):
         raise asked
+
+
+@pytest.mark.parametrize(
+    ("found", "line"),
+    [
+        ("two\nlines", "two lines: expected that; do so"),
+        ("a\r\nb\x0bc\u2028d", "a b c d: expected that; do so"),
+        ("half a \ud800 letter", "half a \\ud800 letter: expected that; do so"),
+    ],
+)
+@pytest.mark.parametrize("kind", [ArtifactError, TargetError])
+def test_what_a_stranger_wrote_is_one_line_that_can_be_printed(kind, found, line):
+    error = kind(found, expected="that", advice="do so")
+    assert str(error) == line
+    assert str(error).encode()
+    assert error.found == found  # programs have it as it was
+
+
+def test_a_long_line_is_cut_in_its_middle():
+    line = str(ArtifactError("begin" + "x" * 30_000, advice="copy it again"))
+    assert len(line) < 2000
+    assert line.startswith("beginxxx")
+    assert line.endswith("xxx: copy it again")

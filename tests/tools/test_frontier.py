@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from frontier import __main__ as program
 from frontier import accuracy, grid, points
@@ -159,20 +160,22 @@ def test_graphs_serve_smaller_budgets_where_they_are_nested():
 
 
 def test_training_and_test_questions_share_no_picture(tmp_path):
-    sets = [accuracy.questions(tmp_path, split, 40) for split in ("train", "test")]
+    bench = accuracy.Bench(tmp_path)
+    sets = [bench.questions(split, 40) for split in ("train", "test")]
     contents = [
         {Path(question.images[0]).read_bytes() for question in data.questions} for data in sets
     ]
     assert len(contents[0]) == len(contents[1]) == 40
     assert not contents[0] & contents[1]
-    assert accuracy.questions(tmp_path, "test", 40).sha256 == sets[1].sha256  # not made again
+    assert bench.questions("test", 40).sha256 == sets[1].sha256  # not made again
 
 
 def test_what_cannot_be_exported_is_left_out_and_says_why(tmp_path):
     impossible = Setting("uniform", tower=(Stage(99, 72, "even"),))
-    refused = accuracy.export_all(tmp_path, [(impossible, [72])], workers=1)
+    bench = accuracy.Bench(tmp_path)
+    refused = accuracy.export_all(bench, [(impossible, [72])], workers=1)
     assert "stage" in refused[impossible]
-    assert accuracy.measure(tmp_path, accuracy.questions(tmp_path, "test", 1), [], 1) == []
+    assert accuracy.measure(bench, bench.questions("test", 1), [], 1) == []
 
 
 def test_calls_in_this_process_and_in_others():
@@ -248,7 +251,7 @@ class MadeUpTimes:
 def made_up(monkeypatch):
     """Answers, artifacts and times: rows that [CLS] chooses in the tower answer best."""
 
-    def measure(build, data, wanted, workers):
+    def measure(bench, data, wanted, workers):
         results = []
         for setting, budgets in wanted:
             for budget in budgets:
@@ -295,6 +298,45 @@ def test_the_program_from_stages_to_the_page(made_up, tmp_path):
     assert any(one.stages.startswith("decoder") for one in every)
     assert made_up.built
     assert all(0 < one.first_token <= 1 for one in every)
+
+
+def test_another_checkpoint_on_questions_of_its_own(
+    made_up, tmp_path, tiny_checkpoint, monkeypatch
+):
+    """Budgets, stages and sizes are the same parts of its 36 tokens and 3 and 2 layers."""
+    sets = {}
+    for split in ("test", "training"):
+        sets[split] = tmp_path / f"{split}.jsonl"
+        row = '{"image": "one.png", "question": "?", "answers": ["yes"], "tags": []}\n'
+        sets[split].write_text(row * (3 if split == "test" else 2))
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    asked, measure = [], accuracy.measure
+    monkeypatch.setattr(
+        accuracy,
+        "measure",
+        lambda bench, data, wanted, workers: (
+            asked.append((bench, data.path, wanted)) or measure(bench, data, wanted, workers)
+        ),
+    )
+    options = ["--model", str(tiny_checkpoint), "--parts", "accuracy", "--only", "uniform"]
+    options += ["--test-set", str(sets["test"]), "--training-set", str(sets["training"])]
+    options += ["--decoder-precision", "int8", "--build", str(tmp_path / "build")]
+    result = CliRunner().invoke(program.main, options, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "on 3 held-out" in result.output
+    assert "chosen on 2 questions" in result.output
+    assert [path for _, path, _ in asked] == [sets["training"], sets["training"], sets["test"]]
+    assert {bench.model for bench, _, _ in asked} == {str(tiny_checkpoint)}
+    assert {bench.precision for bench, _, _ in asked} == {"int8"}
+    wanted = {one: budgets for _, _, wanted in asked for one, budgets in wanted}
+    assert wanted[Setting("uniform")] == [18, 9, 4, 2]
+    assert wanted[grid.unpruned()] == [36]
+    for setting in wanted:
+        assert all(stage.layer < 3 and stage.keep <= 24 for stage in setting.tower)
+        assert all(stage.layer < 2 and stage.keep <= 18 for stage in setting.decoder)
+    assert "100% (36)" in result.output
+    refused = CliRunner().invoke(program.main, options[:6])
+    assert "no questions of the test split" in str(refused.exception)
 
 
 def test_parts_and_methods_that_are_asked_for(made_up, tmp_path):

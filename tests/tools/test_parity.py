@@ -1,5 +1,5 @@
 """`make parity` in small, one family in float32 and int8; and that in int8 an answer does not
-depend on what was asked before."""
+depend on what was asked before, where runs are fixed."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from parity.table import failed, figures
 from parity.theirs import media_of
 from pocketvlm import VLM, Sampling
 from pocketvlm.decoders import prefix
-from pocketvlm.limits import NOTHING_KEPT, Limits
+from pocketvlm.limits import FeatureLimits, Limits, SequenceLimits
 from pocketvlm_export import ExportOptions, export
 from support.shared import write_once
 
@@ -125,6 +125,11 @@ PICTURES = [
 TEXTS = ["what?", "what is it?", "what is it then, and where is the circle?", "w " * 40]
 question = st.tuples(st.sampled_from(TEXTS), st.lists(st.integers(0, 2), max_size=2).map(tuple))
 BRIEF = Sampling(max_new_tokens=3)
+FIXED = Limits(sequences=SequenceLimits(fixed_runs=True))
+FORGETFUL = Limits(
+    features=FeatureLimits(memory_bytes=0),
+    sequences=SequenceLimits(memory_bytes=0, kept=0, fixed_runs=True),
+)
 
 
 @pytest.fixture(scope="module", params=["int8", "int8+int4"])
@@ -132,11 +137,13 @@ def fixed(request, exported):
     """A model that keeps everything, one that keeps nothing, and one that answers once."""
     setting = Setting(request.param, decoder=request.param)
     with (
-        closing(setting.load(exported, Limits())) as keeping,
-        closing(setting.load(exported, NOTHING_KEPT)) as forgetful,
+        closing(setting.load(exported, FIXED)) as keeping,
+        closing(setting.load(exported, FORGETFUL)) as forgetful,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(prefix, "_LONGEST_TEXT", 16)  # so that a tiny context has several
+        # So that what a tiny context takes has several runs of each kind.
+        patch.setattr(prefix, "_LONGEST_TEXT", 16)
+        patch.setattr(prefix, "_LEAST_BEGINNING", 4)
         yield keeping, forgetful, request.param
 
 
@@ -171,7 +178,7 @@ def test_in_int8_a_question_is_answered_alike_whatever_was_asked_before(fixed, h
 
 def test_in_int8_the_first_question_of_a_conversation_is_a_question(fixed, exported):
     keeping, forgetful, precision = fixed
-    once = VLM.load(exported, decoder_precision=precision, once=True, check="sizes")
+    once = VLM.load(exported, decoder_precision=precision, once=True, check="sizes", limits=FIXED)
     answers = [
         keeping.chat().ask(TEXTS[1], [PICTURES[0]], sampling=SAMPLING),
         once.generate(TEXTS[1], [PICTURES[0]], sampling=SAMPLING),
@@ -190,3 +197,6 @@ def test_what_is_kept_in_int8_is_still_gone_on_from(fixed):
         for text, number in [(TEXTS[0], 2), (TEXTS[1], 2), (TEXTS[1], 2)]
     ]
     assert beginning + keeping.budget <= cached[1] == cached[2]
+    other = np.random.default_rng(9).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    after = keeping.generate(TEXTS[1], [other], sampling=BRIEF).prompt_tokens["cached"]
+    assert after == beginning > 0

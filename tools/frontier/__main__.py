@@ -1,11 +1,12 @@
 """The frontier of accuracy against the time to first token: ``PYTHONPATH=tools python -m
 frontier``.
 
-Accuracy is the demo's, through its artifacts: stages are chosen on questions of the training split
-and reported on held-out ones. Times are of a tower and a decoder of real dimensions with random
-weights, at the same parts of depth and tokens. What lies in BUILD is not made again, so that an
-interrupted run continues. Times want a machine where nothing else runs, all the rest does not mind:
-``--parts accuracy,graphs`` first, everything then.
+Accuracy is the demo's, or that of another checkpoint on question sets of its own, through its
+artifacts: stages are chosen on questions of the training split and reported on held-out ones.
+Times are of a tower and a decoder of real dimensions with random weights, at the same parts of
+depth and tokens. What lies in BUILD is not made again, so that an interrupted run continues. Times
+want a machine where nothing else runs, all the rest does not mind: ``--parts accuracy,graphs``
+first, everything then.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from make_checkpoint import PRESETS
 from page_section import replace_section
 from pocketvlm.cli.lists import NAMES, NUMBERS, Comma
 from pocketvlm.files import replace_file
+from pocketvlm_measure.evaluation.questions import QuestionSet
 
 _PATH = click.Path(path_type=Path)
 _PARTS = ("accuracy", "graphs", "time")
-_SECTION = "frontier"
+_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 def _part(name: str) -> str:
@@ -40,16 +42,20 @@ def _part(name: str) -> str:
 
 @click.command(help=__doc__)
 @click.option("--build", type=_PATH, default=Path("build/frontier"), show_default=True)
+@click.option("--model", default=accuracy.DEMO, show_default=True, help="A checkpoint's folder.")
+@click.option("--test-set", type=_FILE, help="Held-out questions; the demo's are drawn.")
+@click.option("--training-set", type=_FILE, help="Questions that stages are chosen by, likewise.")
+@click.option("--decoder-precision", default="fp32", show_default=True, help="Of answers.")
 @click.option("--questions", default=1_000, show_default=True, help="Held-out, of the test split.")
 @click.option("--training", default=300, show_default=True, help="Those that stages are chosen by.")
-@click.option("--budgets", type=NUMBERS, default=grid.BUDGETS, help="Of the demo's 144 tokens.")
+@click.option("--budgets", type=NUMBERS, help="Visual tokens; by default 50, 25, 10 and 5 %.")
 @click.option("--only", type=NAMES, default=(), help="Methods; all by default.")
 @click.option("--stages/--no-stages", default=True, show_default=True, help="Inside the graphs.")
 @click.option(
     "--sizes",
     type=NUMBERS,
-    default=grid.SIZES,
-    help="Edges of smaller pictures, in pixels; with the default method, and unpruned.",
+    help="Edges of smaller pictures, in pixels; with the default method, and unpruned. By default "
+    "four parts of the checkpoint's own; 0 for none.",
 )
 @click.option("--workers", default=1, show_default=True, help="Processes, but for times.")
 @click.option("--preset", type=click.Choice(sorted(PRESETS)), default="clip-l-qwen2-0.5b")
@@ -58,16 +64,21 @@ def _part(name: str) -> str:
 @click.option("--allow-busy", is_flag=True, help="Take times although something else runs.")
 @click.option("--parts", type=Comma("parts", _part), default=_PARTS, help="Of the three.")
 @click.option("--page", type=_PATH, help="Write the table between this file's markers.")
+@click.option("--section", default="frontier", show_default=True, help="Which markers.")
 @click.option("--figures", type=_PATH, help="Write the points as JSON.")
 @click.option("--plot", type=_PATH, help="Draw them, as SVG.")
 def main(
     build: Path,
+    model: str,
+    test_set: Path | None,
+    training_set: Path | None,
+    decoder_precision: str,
     questions: int,
     training: int,
-    budgets: tuple[int, ...],
+    budgets: tuple[int, ...] | None,
     only: tuple[str, ...],
     stages: bool,
-    sizes: tuple[int, ...],
+    sizes: tuple[int, ...] | None,
     workers: int,
     preset: str,
     repeat: int,
@@ -75,21 +86,32 @@ def main(
     allow_busy: bool,
     parts: tuple[str, ...],
     page: Path | None,
+    section: str,
     figures: Path | None,
     plot: Path | None,
 ) -> None:
     """Measure, print, and write where asked."""
-    here = Dimensions.of(accuracy.MODEL)
-    chosen = _choose(build, training, budgets, workers, here) if stages else []
+    here, default = Dimensions.of(model), grid.default_method(model)
+    sets = {"test": test_set, "train": training_set}
+    named = tuple((split, path) for split, path in sets.items() if path)
+    bench = accuracy.Bench(build, model, named, decoder_precision)
+    budgets = budgets or grid.budgets_of(here)
+    sizes = tuple(filter(None, grid.sizes_of(here) if sizes is None else sizes))
+    data = bench.questions("test", questions)
+    chosen = []
+    if stages:
+        choosing = bench.questions("train", training)
+        training = len(choosing.questions)
+        chosen = _choose(bench, default, choosing, budgets, workers, here)
     for one in chosen:
         click.echo(
             f"{one.setting.stages}: {100 * one.accuracy:.1f} % of the training split's questions, "
             f"{one.work:.2f} of the work"
         )
-    wanted = _wanted(grid.methods(only), [one.setting for one in chosen], budgets, sizes, here)
-    data = accuracy.questions(build, "test", questions)
-    results = accuracy.measure(build, data, wanted, workers)
-    refused = accuracy.export_all(build, wanted, workers)
+    staged = [one.setting for one in chosen]
+    wanted = _wanted(default, grid.methods(only), staged, budgets, sizes, here)
+    results = accuracy.measure(bench, data, wanted, workers)
+    refused = accuracy.export_all(bench, wanted, workers)
     for setting, reason in refused.items():
         click.echo(f"left out: {setting.name}: {reason}", err=True)
     every, about = [points.point(result, here) for result in results], ""
@@ -108,7 +130,7 @@ def main(
     if plot and about:
         replace_file(plot, draw(every))
     if page:
-        replace_section(page, _SECTION, text)
+        replace_section(page, section, text)
     if figures:
         points.save(figures, every, {"questions": questions, "training": training, "times": about})
 
@@ -126,30 +148,34 @@ def _decoders(real: models.Models, of: list[points.Parts]) -> list[Callable[[], 
 
 
 def _choose(
-    build: Path, training: int, budgets: tuple[int, ...], workers: int, here: Dimensions
+    bench: accuracy.Bench,
+    method: Setting,
+    data: QuestionSet,
+    budgets: tuple[int, ...],
+    workers: int,
+    here: Dimensions,
 ) -> list[grid.Tried]:
     """Stages by the training split: for the tower, of the default method, the best of each way to
     choose rows, the best of all first; for the decoder those that none beats."""
-    data = accuracy.questions(build, "train", training)
-    method = grid.default_method(accuracy.MODEL)
     chosen: list[list[grid.Tried]] = []
     for candidates, asked in (
-        (grid.tower_candidates(method), budgets),
-        (grid.decoder_candidates(), (here.tokens,)),
+        (grid.tower_candidates(method, here), budgets),
+        (grid.decoder_candidates(here), (here.tokens,)),
     ):
         allowed = {one: one.allowed(asked) for one in candidates}
         if not allowed:
             chosen.append([])
             continue
-        accuracy.export_all(build, list(allowed.items()), workers)
+        accuracy.export_all(bench, list(allowed.items()), workers)
         # All are compared at the budgets that each can have.
         common = sorted(set(asked).intersection(*allowed.values()), reverse=True)
-        results = accuracy.measure(build, data, [(one, common) for one in candidates], workers)
+        results = accuracy.measure(bench, data, [(one, common) for one in candidates], workers)
         chosen.append(grid.tried(accuracy.means(results, common), here))
     return [*grid.best_of_each(chosen[0]), *grid.undominated(chosen[1])]
 
 
 def _wanted(
+    default: Setting,
     methods: list[Setting],
     staged: list[Setting],
     budgets: tuple[int, ...],
@@ -165,7 +191,6 @@ def _wanted(
     settings += [
         replace(one, tower=best.tower) for one in methods for best in towers[: grid.CHOSEN]
     ]
-    default = grid.default_method(accuracy.MODEL)
     if default in methods:
         settings += [*towers, *(replace(default, decoder=one.decoder) for one in decoders)]
         settings += [replace(default, image_size=size) for size in sizes]
@@ -194,7 +219,7 @@ def _page_text(
         lines[0] += (
             " With stages, the brackets hold p of McNemar's exact test against the same method at "
             "the same share without stages. Stages are LAYER:KEEP:BY, chosen on "
-            f"{training} questions of the training split. The demo has {here.tower} layers in the "
+            f"{training} questions of the training split. There are {here.tower} layers in the "
             f"tower, {here.decoder} in the decoder and {here.tokens} tokens; pixels are edges of "
             f"pictures read smaller than at its own {here.size}."
         )

@@ -1,5 +1,5 @@
-"""Knows how accurate settings of the demo are: their artifacts, the questions, and the figures with
-intervals. What exists is not made again."""
+"""Knows how accurate settings of a checkpoint are: their artifacts, the questions, and the figures
+with intervals. What exists is not made again."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from demo_tables.asking import cases_of
 from frontier.processes import in_processes
 from frontier.settings import Setting
 from pocketvlm.artifact import MANIFEST_NAME
-from pocketvlm.errors import PocketVLMError
+from pocketvlm.errors import PocketVLMError, RequestError
 from pocketvlm.files import replace_file
-from pocketvlm_export import export
+from pocketvlm_export import pipeline
+from pocketvlm_export.kept_files import KeptFiles
 from pocketvlm_export.pruning import find_pruner
 from pocketvlm_measure.evaluation.engines import ENGINES
 from pocketvlm_measure.evaluation.metrics import METRICS
@@ -26,7 +27,50 @@ from pocketvlm_measure.evaluation.statistics import Difference, Estimate
 from pocketvlm_measure.evaluation.summary import summarise
 from pocketvlm_measure.progress import counter
 
-MODEL = "demo"
+DEMO = "demo"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is measured, and where what was made for it lies.
+
+    Attributes:
+        build: a folder.
+        model: the checkpoint, a folder, or the demo.
+        sets: files of questions by split, as `pocketvlm evaluate` reads them; the demo's are drawn
+            where there is none.
+        precision: of the decoder.
+    """
+
+    build: Path
+    model: str = DEMO
+    sets: tuple[tuple[str, Path], ...] = ()
+    precision: str = "fp32"
+
+    def questions(self, split: str, count: int) -> QuestionSet:
+        """The first ``count`` questions of a split; splits share no picture."""
+        given = dict(self.sets).get(split)
+        if given is not None:
+            return read_questions(given, count)
+        if self.model != DEMO:
+            raise RequestError(
+                f"no questions of the {split} split", advice="name a file of them, or the demo"
+            )
+        folder = self.build / f"{split}-{count}"
+        path = folder / "questions.jsonl"
+        return read_questions(path if path.exists() else write_set(folder, split, count))
+
+    def folder_of(self, setting: Setting) -> Path:
+        """Where the artifact of a setting lies."""
+        return self.build / "artifacts" / setting.name
+
+    def refusal(self, setting: Setting) -> Path:
+        """The file that says why a setting cannot be exported."""
+        return self.build / f"{setting.name}.refused"
+
+    def answers(self, data: QuestionSet) -> Path:
+        """The file of all answers to a set."""
+        return self.build / f"answers-{data.sha256[:12]}-{len(data.questions)}.jsonl"
 
 
 @dataclass(frozen=True)
@@ -46,75 +90,67 @@ class Accuracy:
     change: Difference | None
 
 
-def questions(build: Path, split: str, count: int) -> QuestionSet:
-    """The first ``count`` questions of a split of the demo's; splits share no picture."""
-    folder = build / f"{split}-{count}"
-    path = folder / "questions.jsonl"
-    return read_questions(path if path.exists() else write_set(folder, split, count))
-
-
 def export_all(
-    build: Path, wanted: Sequence[tuple[Setting, Sequence[int]]], workers: int
+    bench: Bench, wanted: Sequence[tuple[Setting, Sequence[int]]], workers: int
 ) -> dict[Setting, str]:
-    """Export the demo for each setting at its budgets; returns why some could not be.
+    """Export the checkpoint for each setting at its budgets; returns why some could not be.
 
     A reason is kept in a file beside the artifacts: delete it to try again.
     """
     left = [
         (setting, budgets)
         for setting, budgets in wanted
-        if not (folder_of(build, setting) / MANIFEST_NAME).exists()
-        and not _refusal(build, setting).exists()
+        if not (bench.folder_of(setting) / MANIFEST_NAME).exists()
+        and not bench.refusal(setting).exists()
     ]
     with counter(total=len(left), desc="exporting", unit="artifact") as bar:
-        calls = [partial(export_one, build, *one) for one in left]
+        calls = [partial(export_one, bench, *one) for one in left]
         for _ in in_processes(calls, workers):
             bar.update()
     return {
-        setting: _refusal(build, setting).read_text().strip()
+        setting: bench.refusal(setting).read_text().strip()
         for setting, _ in wanted
-        if _refusal(build, setting).exists()
+        if bench.refusal(setting).exists()
     }
 
 
-def export_one(build: Path, setting: Setting, budgets: Sequence[int]) -> None:
-    """Export the demo, gate included, or write down what refuses it."""
+def export_one(bench: Bench, setting: Setting, budgets: Sequence[int]) -> None:
+    """Export the checkpoint, gate included, or write down what refuses it; decoders that are alike
+    are one on disk."""
     graphs = budgets[:1] if find_pruner(setting.pruner).nested else budgets
     try:
-        export(MODEL, folder_of(build, setting), setting.export_options(graphs))
+        options = setting.export_options(graphs, decoder_precisions=(bench.precision,))
+        pipeline.export(
+            bench.model, bench.folder_of(setting), options, kept=KeptFiles(bench.build / "shared")
+        )
     except PocketVLMError as error:
-        build.mkdir(parents=True, exist_ok=True)
-        replace_file(_refusal(build, setting), f"{error}\n".encode())
-
-
-def folder_of(build: Path, setting: Setting) -> Path:
-    """Where the artifact of a setting lies."""
-    return build / "artifacts" / setting.name
-
-
-def _refusal(build: Path, setting: Setting) -> Path:
-    return build / f"{setting.name}.refused"
+        bench.build.mkdir(parents=True, exist_ok=True)
+        replace_file(bench.refusal(setting), f"{error}\n".encode())
 
 
 def measure(
-    build: Path,
+    bench: Bench,
     data: QuestionSet,
     wanted: Sequence[tuple[Setting, Sequence[int]]],
     workers: int,
 ) -> list[Accuracy]:
     """Ask every setting that could be exported the questions, at each of its budgets."""
-    refused = export_all(build, wanted, workers)
+    refused = export_all(bench, wanted, workers)
     subjects, settings = [], {}
     for setting, budgets in wanted:
         if setting not in refused:
-            folder = folder_of(build, setting)
+            folder = bench.folder_of(setting)
             settings[str(folder.resolve())] = setting
             subjects += cases_of(folder, workers, budgets=budgets)
     if not subjects:
         return []
-    answers = data.path.with_name("answers.jsonl")
     evaluation = evaluate(
-        data, subjects, METRICS["exact"], answers, ENGINES["local"](workers), resume=True
+        data,
+        subjects,
+        METRICS["exact"],
+        bench.answers(data),
+        ENGINES["local"](workers),
+        resume=True,
     )
     summary = summarise(evaluation, lambda one: _whole(evaluation, settings, one))
     return [

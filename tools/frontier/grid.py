@@ -14,13 +14,15 @@ from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.pruning import KEEPS_ALL, PRUNERS
 from pocketvlm_export.tower_stages import TOWER_STAGES
 
-BUDGETS = (72, 36, 14, 7)  # 50, 25, 10 and 5 % of the demo's 144 patches
-# Where rows are dropped in the demo's 5 layers, by each way to choose them, as LAYER:KEEP.
+# All plans are written in the demo's dimensions; another checkpoint gets the same parts of its own.
+WRITTEN = Dimensions(tokens=144, tower=5, decoder=4, edge=8)
+SHARES = (0.5, 0.25, 0.1, 0.05)  # of the visual tokens that budgets keep
+# Where rows are dropped in its 5 layers, by each way to choose them, as LAYER:KEEP.
 TOWER_PLANS = ("1:72", "2:72", "3:72", "1:96 3:48")
-# And visual tokens in its decoder's 4: once, all (a fixed exit), in steps (PyramidDrop).
+# And visual tokens in the decoder's 4: once, all (a fixed exit), in steps (PyramidDrop).
 DECODER_PLANS = ("1:36", "2:36", "2:14", "1:72 2:36 3:18", "2:0", "3:0")
 MOST_WORK = 0.8  # of the tower's rows that a plan may leave: one that saves less is not worth it
-SIZES = (80, 72, 64, 48)  # edges in pixels, of the demo's 96
+SIZES = (80, 72, 64, 48)  # edges in pixels, of 96
 CHOSEN = 1  # tower plans that every method is measured with
 
 
@@ -56,16 +58,29 @@ def unpruned() -> Setting:
     return Setting(KEEPS_ALL)
 
 
-def tower_candidates(method: Setting) -> list[Setting]:
+def budgets_of(model: Dimensions) -> tuple[int, ...]:
+    """Those that are measured, the most first."""
+    return tuple(round(share * model.tokens) for share in SHARES)
+
+
+def sizes_of(model: Dimensions) -> tuple[int, ...]:
+    """Edges of smaller pictures, in pixels."""
+    scaled = (replace(unpruned(), image_size=size).scaled(WRITTEN, model) for size in SIZES)
+    return tuple(one.image_size for one in scaled if one.image_size)
+
+
+def tower_candidates(method: Setting, model: Dimensions = WRITTEN) -> list[Setting]:
     """The method with every plan for the tower."""
     return [
-        replace(method, tower=tuple(replace(Stage.parse(part), by=by) for part in plan.split()))
+        replace(
+            method, tower=tuple(replace(Stage.parse(part), by=by) for part in plan.split())
+        ).scaled(WRITTEN, model)
         for by in TOWER_STAGES
         for plan in TOWER_PLANS
     ]
 
 
-def decoder_candidates() -> list[Setting]:
+def decoder_candidates(model: Dimensions = WRITTEN) -> list[Setting]:
     """Every plan for a decoder that is given all tokens, by each way to choose them that needs
     nothing but the prompt."""
     leaving = named(Stage(layer=1, keep=0)).by
@@ -75,7 +90,7 @@ def decoder_candidates() -> list[Setting]:
         stages = tuple(map(Stage.parse, plan.split()))
         for by in ranking if stages[-1].keep else [leaving]:
             chosen = tuple(replace(stage, by=by) for stage in stages)
-            candidates.append(replace(unpruned(), decoder=chosen))
+            candidates.append(replace(unpruned(), decoder=chosen).scaled(WRITTEN, model))
     return candidates
 
 

@@ -26,7 +26,7 @@ class Point:
     Attributes:
         name: of the setting.
         method, stages: for people.
-        budget, tokens: visual tokens kept, of the demo's and of them all.
+        budget, tokens: visual tokens kept, and all of the checkpoint's.
         exact: exact match, 0 to 1, with its interval.
         p: of McNemar's test against the same method at the same budget without stages; None for
             that itself.

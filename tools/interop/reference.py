@@ -78,10 +78,10 @@ def in_one_run(
 ) -> list[Expected]:
     """Greedy tokens of this runtime's graphs, a whole prompt in one run, as other clients read it.
 
-    The runtime reads the picture first and the question afterwards. Where activations are
-    quantized as they come, as int8 does it, that may change a token between two that are nearly as
-    likely. ``decoder`` is a precision; None is the artifact's default, as it is for the rest.
-    ``table`` is that of another embedding table than goes with it.
+    A loaded model goes on from what it keeps of a prompt. Where activations are quantized as they
+    come, as int8 does it, that may change a token between two that are nearly as likely.
+    ``decoder`` is a precision; None is the artifact's default, as it is for the rest. ``table`` is
+    that of another embedding table than goes with it.
     """
     artifact = Artifact.open(folder)
     layout, prompter = open_layout(artifact), Prompter.from_artifact(artifact)

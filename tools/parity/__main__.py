@@ -20,7 +20,7 @@ from page_section import replace_section
 from parity.cases import checkpoints
 from parity.rows import Rows
 from parity.run import METHODS, SEED, run
-from parity.table import failed, figures, table
+from parity.table import failed, figures, sections
 from pocketvlm.files import replace_file
 from pocketvlm_export.verification import ParityError
 from pocketvlm_measure.progress import progress
@@ -50,8 +50,7 @@ def main(
         ]
         by_key = {key: row for key, row in rows.by_key.items() if key[3] < questions}
     summaries = figures(by_key)
-    sections = {"demo": table(summaries, trained=True), "tiny": table(summaries, trained=False)}
-    for name, text in sections.items():
+    for name, text in sections(by_key).items():
         click.echo(f"{text}\n")
         if page:
             replace_section(page, name, text)

@@ -128,7 +128,7 @@ def _checkpoint(build: Path, name: str) -> Path:
     folder = build / name
     if not folder.exists():
         with new_folder(folder) as made:
-            make_checkpoint({**PRESETS, **HUB_PRESETS}[name], made)
+            make_checkpoint(PRESETS.get(name) or HUB_PRESETS[name], made)
     return folder
 
 

@@ -1,7 +1,7 @@
 """Does an answer depend on what was asked before? ``PYTHONPATH=tools python -m parity.histories``.
 
 Held-out questions to the demo, each asked of a model that has kept nothing, and again after others:
-how many answers and first logits differ, by precision.
+how many answers and first logits differ, by precision, and where runs are fixed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ from page_section import replace_section
 from parity.cases import DEFAULT, DEMO, Setting, artifact_of, settings_of
 from parity.compare import SAMPLING, FirstLogits
 from pocketvlm import VLM
-from pocketvlm.decoders.llama_cpp import LlamaCppDecoder
-from pocketvlm.decoders.onnx import OnnxDecoder
 from pocketvlm.files import replace_file
-from pocketvlm.limits import NOTHING_KEPT, Limits
+from pocketvlm.limits import NOTHING_KEPT, Limits, SequenceLimits
 from pocketvlm_measure.progress import progress
 from pocketvlm_measure.table import Table
 from train_demo.scenes import Question, question_set
@@ -65,40 +63,35 @@ def in_conversation(vlm: VLM, asked: Sequence[Asked], number: int) -> Taken:
     return _taken(vlm, messages=[user, answer, last])
 
 
-def as_other_clients(vlm: VLM, asked: Sequence[Asked], number: int) -> Taken:
-    """First of all, the whole prompt in one run."""
-    decoder = vlm.parts.decoder
-    assert isinstance(decoder, OnnxDecoder | LlamaCppDecoder)
-    decoder.fixed_runs = False
-    return _ask(vlm, asked[number])
-
-
 HISTORIES: tuple[Callable[[VLM, Sequence[Asked], int], Taken], ...] = (
     another_picture,
     another_question,
     the_same_again,
     in_conversation,
-    as_other_clients,
 )
 
 
-def differing(folder: Path, setting: Setting, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
-    """Of each history how many answers differ from those of a model that keeps nothing."""
-    with closing(setting.load(folder)) as alone:
+def differing(
+    folder: Path, setting: Setting, asked: Sequence[Asked], *, fixed: bool
+) -> Iterator[dict[str, Any]]:
+    """Of each history how many answers differ from those of a model that keeps nothing; ``fixed``
+    see `SequenceLimits.fixed_runs`."""
+    nothing = SequenceLimits(memory_bytes=0, kept=0, fixed_runs=fixed)
+    with closing(setting.load(folder, replace(NOTHING_KEPT, sequences=nothing))) as alone:
         cold = [_ask(alone, each) for each in progress(asked, desc=f"{setting.name}, cold")]
         conversations = [
             in_conversation(alone, asked, number)
             for number in progress(range(len(asked)), desc=f"{setting.name}, at once")
         ]
     for history in HISTORIES:
-        limits = NOTHING_KEPT if history is as_other_clients else Limits()
+        limits = Limits(sequences=SequenceLimits(fixed_runs=fixed))
         with closing(setting.load(folder, limits)) as vlm:
             numbers = progress(range(len(asked)), desc=f"{setting.name}, {history.__name__}")
             warm = [history(vlm, asked, number) for number in numbers]
         first = conversations if history is in_conversation else cold
         pairs = list(zip(warm, first, strict=True))
         yield {
-            "setting": setting.name,
+            "setting": f"{setting.name}, fixed runs" if fixed else setting.name,
             "history": history.__name__.replace("_", " "),
             "questions": len(asked),
             "answers": sum(one[0] != other[0] for one, other in pairs),
@@ -117,7 +110,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     by_place = {(row["setting"], row["history"]): row for row in rows}
     names = list(dict.fromkeys(row["setting"] for row in rows))
     cells = [[name, *(_cell(by_place[name, history]) for history in histories)] for name in names]
-    return Table("", ["decoder", *histories], cells).markdown()
+    title = f"{rows[0]['questions']} questions:"
+    return Table(title, ["decoder", *histories], cells).markdown()
 
 
 def _cell(row: dict[str, Any]) -> str:
@@ -160,7 +154,9 @@ def main(
         row
         for setting in settings_of(folder)
         if setting.name in names
-        for row in differing(folder, setting, asked)
+        for fixed in (False, True)
+        if not fixed or setting.decoder.startswith("int8")
+        for row in differing(folder, setting, asked, fixed=fixed)
     ]
     text = table(rows)
     click.echo(text)

@@ -15,7 +15,7 @@ from parity.theirs import Pruned, Theirs, Whole
 from pocketvlm.artifact import Artifact
 from pocketvlm.layouts import media_read
 from pocketvlm_export.loading import Checkpoint, open_checkpoint, reading
-from pocketvlm_export.memory import component
+from pocketvlm_export.memory import collecting_own_garbage, component
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.verification import as_exported
 from pocketvlm_measure.progress import progress
@@ -60,7 +60,10 @@ def compare_artifact(
     artifact = Artifact.open(folder, "sizes")
     questions = draw_for(folder, of[0], count)
     read = reading(open_checkpoint(source), media_read(artifact.manifest)[0])
-    with asked(as_exported(read, artifact), artifact, of[1]) as ask_theirs:
+    with (
+        collecting_own_garbage(),  # the gate's side collects after every picture
+        asked(as_exported(read, artifact), artifact, of[1]) as ask_theirs,
+    ):
         bar = progress(numbers, desc=f"{' '.join(of)}, Hugging Face")
         theirs = {number: ask_theirs(questions[number]) for number in bar}
     for setting, numbers_missing in missing.items():

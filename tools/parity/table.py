@@ -37,11 +37,24 @@ def failed(by_key: Mapping[Key, Mapping[str, Any]]) -> list[tuple[Key, Mapping[s
     ]
 
 
-def table(summaries: Sequence[Mapping[str, Any]], *, trained: bool) -> str:
-    """Markdown of the demo alone, or of the other checkpoints, those of one method and setting
-    together."""
-    chosen = [each for each in summaries if (each["checkpoint"] == DEMO) is trained]
-    return Table("", HEAD, [_cells(each) for each in chosen]).markdown()
+def sections(by_key: Mapping[Key, Mapping[str, Any]]) -> dict[str, str]:
+    """Markdown by the name of its place in a page: of the demo every setting, of the other
+    checkpoints float32 one by one, and every other setting over all of them."""
+    demo = {key: row for key, row in by_key.items() if key[0] == DEMO}
+    tiny = {key: row for key, row in by_key.items() if key[0] != DEMO}
+    exact = {key: row for key, row in tiny.items() if key[2] == GATE_PRECISION}
+    together: dict[Key, Mapping[str, Any]] = {}
+    checkpoints = list(dict.fromkeys(key[0] for key in tiny))
+    for (checkpoint, method, setting, number), row in tiny.items():
+        if setting != GATE_PRECISION:
+            unlike = number * len(checkpoints) + checkpoints.index(checkpoint)
+            together[f"{len(checkpoints)} together", method, setting, unlike] = row
+    parts = {"demo": demo, "exact": exact, "together": together}
+    return {name: _table(figures(part)) for name, part in parts.items()}
+
+
+def _table(summaries: Sequence[Mapping[str, Any]]) -> str:
+    return Table("", HEAD, [_cells(each) for each in summaries]).markdown().strip()
 
 
 def _summary(

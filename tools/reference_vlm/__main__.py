@@ -18,6 +18,7 @@ from transformers import (
     LlamaForCausalLM,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 
@@ -25,7 +26,7 @@ from make_checkpoint.output import new_folder
 from make_checkpoint.text import make_processor, save_processor
 from reference_vlm.language import IMAGE_TOKEN, load_language
 from reference_vlm.parts import LANGUAGE, TOWER, fetch
-from reference_vlm.tower import IMAGE_SIZE, PATCH_SIZE, load_tower
+from reference_vlm.tower import MEAN, STD, load_tower
 
 
 @click.command(help=__doc__)
@@ -61,24 +62,31 @@ def write(
     tower, (language, tokenizer) = load_tower(tower_file), load_language(language_file)
     language.model.layers = language.model.layers[:layers]
     language.config.num_hidden_layers = len(language.model.layers)
-    with new_folder(output) as folder:
-        _write(join(tower, language, tokenizer, seed).half(), tokenizer, folder)
+    write_checkpoint(join(tower, language, tokenizer, seed), tokenizer, output)
 
 
-def _write(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
+def write_checkpoint(
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    output: Path,
+    card: str = "",
 ) -> None:
-    model.save_pretrained(folder)
+    """Write the whole folder as the hub would hold it, weights in half precision."""
+    with new_folder(output) as folder:
+        model.half().save_pretrained(folder)
+        save_processor(processor_of(model.config, tokenizer), folder)
+        if card:
+            (folder / "README.md").write_text(card)
+
+
+def processor_of(config: LlavaConfig, tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
+    """Pictures as DINOv2 reads them at the tower's size, prompts as SmolLM2 does."""
+    vision = config.vision_config
     processor = make_processor(
-        tokenizer, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE, chat="smollm"
+        tokenizer, image_size=vision.image_size, patch_size=vision.patch_size, chat="smollm"
     )
-    processor.image_processor.image_mean = [
-        0.485,
-        0.456,
-        0.406,
-    ]  # ImageNet's, as DINOv2 was trained
-    processor.image_processor.image_std = [0.229, 0.224, 0.225]
-    save_processor(processor, folder)
+    processor.image_processor.image_mean, processor.image_processor.image_std = MEAN, STD
+    return processor
 
 
 def join(
@@ -91,7 +99,7 @@ def join(
         text_config=language.config,
         image_token_index=image_token,
         image_token_id=image_token,
-        image_seq_length=(IMAGE_SIZE // PATCH_SIZE) ** 2,
+        image_seq_length=(tower.config.image_size // tower.config.patch_size) ** 2,
         tie_word_embeddings=True,
     )
     torch.manual_seed(seed)

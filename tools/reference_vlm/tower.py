@@ -13,6 +13,7 @@ from transformers import Dinov2Config, Dinov2Model
 
 PATCH_SIZE = 14
 IMAGE_SIZE = 336  # 24 x 24 patches, as LLaVA-1.5 has them
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's, as DINOv2 was trained
 _TRAINED_SIDE = 37  # patches per side of DINOv2's own position table
 _PREFIX = "backbone."
 # As the graph names them -> as transformers does.

@@ -70,6 +70,13 @@ class Served:
     ) -> None:
         self._stop()
 
+    @property
+    def pid(self) -> int:
+        """The process that listens; it has started the one that has the model."""
+        if self._process is None:
+            raise RuntimeError("nothing is served")
+        return self._process.pid
+
     def models(self) -> list[str]:
         """Names of what is served."""
         return [each["id"] for each in json.loads(self.get("/v1/models"))["data"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import PreTrainedTokenizerFast
 from train_demo.scenes import (
     IMAGE_SIZE,
     KINDS,
+    Question,
     Scene,
     caption,
     make_scene,
@@ -100,7 +102,9 @@ class Packed:
     ``input_ids`` and ``labels`` int64 (batch, length), labels -100 outside answers and already
     shifted. ``mask`` bool (batch, 1, length, length); ``position_ids`` int64 (batch, length),
     restarting after the picture; ``kinds`` int64 (batch, length): which kind of question a label
-    belongs to, -1 elsewhere; ``whole`` bool (batch): which pictures have all their patches.
+    belongs to, -1 elsewhere; ``whole`` bool (batch): which pictures have all their patches;
+    ``segments`` int64 (batch, length): 0 for the picture's part, then the questions from 1 on, -1
+    for padding and -2 for what is left out.
     """
 
     input_ids: torch.Tensor
@@ -109,24 +113,51 @@ class Packed:
     position_ids: torch.Tensor
     kinds: torch.Tensor
     whole: torch.Tensor
+    segments: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a question about a picture is written: ``prefix`` with one ``<image>``, the question,
+    ``tail``, then ``lead``, the answer and the end token."""
+
+    prefix: str
+    tail: str
+    lead: str = ""
+
+
+VICUNA = Form("USER: <image>\n", " ASSISTANT:", " ")
 
 
 class Packer:
     """Packs the questions about a picture behind one copy of its tokens: the picture is the costly
-    part."""
+    part.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, image_tokens: int) -> None:
+    ``length`` is that of every batch; None lets each be as long as it must.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        image_tokens: int,
+        *,
+        form: Form = VICUNA,
+        kinds: Sequence[str] = KINDS,
+        length: int | None = PACKED_LENGTH,
+    ) -> None:
         encode = functools.partial(tokenizer.encode, add_special_tokens=False)
         image = tokenizer.convert_tokens_to_ids("<image>")
-        prefix = tokenizer.encode("USER: <image>\n")
+        prefix = tokenizer.encode(form.prefix)
         at = prefix.index(image)
         self.prefix = prefix[:at] + [image] * image_tokens + prefix[at + 1 :]
         self.image_positions = slice(at, at + image_tokens)
+        self.kinds = tuple(kinds)
+        self._length = length
         self._pad = tokenizer.pad_token_id
         self._end = tokenizer.eos_token_id
-        self._prompt = functools.lru_cache(maxsize=None)(lambda text: encode(f"{text} ASSISTANT:"))
+        self._prompt = functools.lru_cache(maxsize=None)(lambda text: encode(text + form.tail))
         self._answer = functools.lru_cache(maxsize=200_000)(
-            lambda text: [*encode(f" {text}"), self._end]
+            lambda text: [*encode(form.lead + text), self._end]
         )
 
     def pack(
@@ -144,27 +175,39 @@ class Packer:
         the decoder must read places off the features, since positions then say little. Left out
         means masked, with the positions of all that follows closing the gap.
         """
-        shape = (len(scenes), PACKED_LENGTH)
+        present = self._present(len(scenes), rng, leave_out)  # (batch, prefix)
+        asked = []
+        for scene in scenes:
+            asked.append(list(questions(scene, rng)))
+            if more:
+                asked[-1] += [one for one in questions(scene, rng) if one.kind in TWICE]
+        return self.arrange(asked, present)
+
+    def arrange(
+        self, asked: Sequence[Sequence[Question]], present: np.ndarray | None = None
+    ) -> Packed:
+        """A batch of pictures with these questions about each; ``present`` says which tokens of the
+        prefix each has, bool (batch, prefix), all by default."""
+        if present is None:
+            present = np.ones((len(asked), len(self.prefix)), dtype=bool)
+        encoded = [
+            [(self._prompt(one.text), self._answer(one.answer), one.kind) for one in some]
+            for some in asked
+        ]
+        length = len(self.prefix)
+        longest = max(sum(len(p) + len(a) for p, a, _ in some) for some in encoded)
+        shape = (len(asked), self._length or length + longest)
         ids, labels = np.full(shape, self._pad), np.full(shape, -100)
         positions, segments, kinds = (
             np.zeros(shape, dtype=np.int64),
             np.full(shape, -1),
             np.full(shape, -1),
         )
-        present = self._present(len(scenes), rng, leave_out)  # (batch, prefix)
-        length = len(self.prefix)
-        for row, scene in enumerate(scenes):
+        for row, some in enumerate(encoded):
             ids[row, :length], segments[row, :length] = self.prefix, np.where(present[row], 0, -2)
             positions[row, :length] = np.cumsum(present[row]) - 1
             start, at = int(present[row].sum()), length
-            asked = list(questions(scene, rng))
-            asked += (
-                [question for question in questions(scene, rng) if question.kind in TWICE]
-                if more
-                else []
-            )
-            for segment, question in enumerate(asked, start=1):
-                prompt, answer = self._prompt(question.text), self._answer(question.answer)
+            for segment, (prompt, answer, kind) in enumerate(some, start=1):
                 end = at + len(prompt) + len(answer)
                 ids[row, at:end] = prompt + answer
                 positions[row, at:end] = np.arange(start, start + end - at)
@@ -173,16 +216,16 @@ class Packer:
                     at + len(prompt) - 1, end - 1
                 )  # each position predicts the next token
                 labels[row, answers] = answer
-                kinds[row, answers] = KINDS.index(question.kind)
+                kinds[row, answers] = self.kinds.index(kind)
                 at = end
         group = torch.from_numpy(segments)
         visible = (group[:, None, :] == 0) | (
             group[:, None, :] == group[:, :, None]
         )  # 0: prefix, -2: left out
-        mask = visible & torch.ones(PACKED_LENGTH, PACKED_LENGTH, dtype=torch.bool).tril()
+        mask = visible & torch.ones(shape[1], shape[1], dtype=torch.bool).tril()
         arrays = (torch.from_numpy(a) for a in (ids, labels, positions, kinds, present.all(1)))
         input_ids, label_ids, position_ids, kind_ids, whole = arrays
-        return Packed(input_ids, label_ids, mask[:, None], position_ids, kind_ids, whole)
+        return Packed(input_ids, label_ids, mask[:, None], position_ids, kind_ids, whole, group)
 
     def _present(self, batch: int, rng: np.random.Generator, leave_out: float) -> np.ndarray:
         """Which prefix tokens each picture has, bool (batch, prefix)."""

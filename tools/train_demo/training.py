@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -46,6 +46,8 @@ class Stage:
     curriculum: tuple[tuple[int, int], ...] = ()
     leave_out: float = 0.0
     places: float = 0.0
+    report_every: int = 100  # steps; a checkpoint is written there too
+    save_every: int = 100  # and there
 
 
 CONTRASTIVE = Stage("contrastive", steps=600, batch=192, learning_rate=1e-3, cycle=600)
@@ -62,11 +64,21 @@ LAST = Stage(
     "last", steps=1000, batch=32, learning_rate=6e-4, cycle=1200, leave_out=0.5, places=1.0
 )
 THINNED = Stage("thinned", steps=900, batch=64, learning_rate=6e-4, cycle=900, leave_out=0.9)
-REPORT_EVERY = 100  # steps
+
+
+class Pools(Protocol):
+    """Scenes that batches are drawn from."""
+
+    def with_at_most(self, count: int) -> np.ndarray:
+        """Indices of the scenes of at most ``count`` objects."""
 
 
 class Run:
-    """One stage's optimizer, schedule and checkpoint; resumes where the file says it stopped."""
+    """One stage's optimizer, schedule and checkpoint; resumes where the file says it stopped.
+
+    ``step`` and ``smooth`` say how far it is and what the loss has been of late. Parameters that
+    are frozen are no part of the checkpoint.
+    """
 
     def __init__(self, stage: Stage, modules: nn.Module, folder: Path, seed: int) -> None:
         self.stage, self.modules, self.path, self.seed = (
@@ -86,26 +98,40 @@ class Run:
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, stage.learning_rate, stage.cycle, pct_start=0.1, cycle_momentum=False
         )
-        self.step = 0
+        self.step, self.smooth = 0, 0.0
         if self.path.exists():
             state = torch.load(self.path, weights_only=True)
-            modules.load_state_dict(state["modules"])
+            self._load(state["modules"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
-            self.step = state["step"]
+            self.step, self.smooth = state["step"], state.get("smooth", 0.0)
+
+    def _frozen(self) -> set[str]:
+        every = self.modules.named_parameters(remove_duplicate=False)  # tied ones by all names
+        return {name for name, parameter in every if not parameter.requires_grad}
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        frozen = self._frozen()
+        return {n: value for n, value in self.modules.state_dict().items() if n not in frozen}
+
+    def _load(self, state: dict[str, torch.Tensor]) -> None:
+        missing, further = self.modules.load_state_dict(state, strict=False)
+        if further or set(missing) - self._frozen():
+            raise ValueError(f"{self.path} is of other modules: {further or missing}")
 
     def save(self) -> None:
         """Write the checkpoint beside its place, then rename: a kill leaves the last good one."""
         state = {
-            "modules": self.modules.state_dict(),
+            "modules": self._state(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "step": self.step,
+            "smooth": self.smooth,
         }
         torch.save(state, partial := self.path.with_suffix(".partial"))
         partial.rename(self.path)
 
-    def batches(self, scenes: Scenes) -> Iterator[tuple[np.ndarray, np.random.Generator]]:
+    def batches(self, scenes: Pools) -> Iterator[tuple[np.ndarray, np.random.Generator]]:
         """Scene indices and a random stream for every step left; both depend on the step alone."""
         pools = {most: scenes.with_at_most(most) for most in range(1, MAX_OBJECTS + 1)}
         for step in range(self.step, self.stage.steps):
@@ -117,7 +143,7 @@ class Run:
 
     def train(
         self,
-        scenes: Scenes,
+        scenes: Pools,
         prepare: Callable[[np.ndarray, np.random.Generator], Batch],
         loss_of: Callable[[Batch], torch.Tensor],
         report: Callable[[], str],
@@ -128,7 +154,7 @@ class Run:
         loss and ``report()`` a line of validation.
         """
         bar = tqdm(total=self.stage.steps, initial=self.step, desc=self.stage.name, disable=None)
-        started, smooth = time.time(), 0.0
+        started = time.time()
         for batch in _one_ahead(prepare, self.batches(scenes)):
             loss = loss_of(batch)
             loss.backward()
@@ -137,16 +163,20 @@ class Run:
             self.schedule.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.step += 1
-            smooth = loss.item() if smooth == 0 else 0.95 * smooth + 0.05 * loss.item()
+            value = loss.item()
+            self.smooth = value if self.smooth == 0 else 0.95 * self.smooth + 0.05 * value
             bar.update()
-            bar.set_postfix(loss=f"{smooth:.3f}")
-            if self.step % REPORT_EVERY == 0 or self.step == self.stage.steps:
+            bar.set_postfix(loss=f"{self.smooth:.3f}")
+            last = self.step == self.stage.steps
+            if last or self.step % self.stage.report_every == 0:
                 self.save()
                 minutes = (time.time() - started) / 60
                 tqdm.write(
-                    f"{self.stage.name} {self.step}: {minutes:.1f} min, loss {smooth:.3f}, "
+                    f"{self.stage.name} {self.step}: {minutes:.1f} min, loss {self.smooth:.3f}, "
                     f"{report()}"
                 )
+            elif self.step % self.stage.save_every == 0:
+                self.save()
         bar.close()
 
 

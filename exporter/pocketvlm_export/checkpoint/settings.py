@@ -12,6 +12,10 @@ from pocketvlm.errors import CheckpointError
 
 # Above any count, size or id of a model; products of a few such numbers are still sound floats.
 LARGEST = 2**31 - 1
+# Each layer is dozens of objects, built before any weight is looked at; the largest published
+# models have some 130.
+_MOST_LAYERS = 512
+_OF_LAYERS = ("num_hidden_layers", "depth")
 _SHOWN = 60  # characters of a value in a message
 
 
@@ -54,8 +58,9 @@ class Settings:
     def integer(
         self, key: str, default: int | None = None, *, least: int = 1, most: int = LARGEST
     ) -> int:
-        """A whole number from ``least`` to ``most``."""
+        """A whole number from ``least`` to ``most``, of layers to 512."""
         value = self._or(key, default)
+        most = _MOST_LAYERS if key in _OF_LAYERS else most
         if type(value) is not int or not least <= value <= most:
             raise self.refusal(key, f"a whole number from {least} to {most}")
         return value

@@ -44,7 +44,11 @@ def fill(
         CheckpointError: a tensor is missing, of another shape, or too many.
     """
     with understood(cls.__name__):
-        model, info = upstream.fill(cls, config, state, attention)
+        try:
+            model, info = upstream.fill(cls, config, state, attention)
+        except RuntimeError:
+            _check_shapes(cls, config, state)
+            raise
     problems = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     problems += sorted(info["unexpected_keys"]) if whole else []
     if problems:
@@ -56,17 +60,41 @@ def fill(
     return model.eval()
 
 
+# What transformers' classes and torch raise of values that nobody has checked; RuntimeError: sizes
+# that are beyond torch, and recursion.
+_OF_BUILDING = (
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    IndexError,
+    RuntimeError,
+)
+
+
 @contextmanager
 def understood(name: str) -> Iterator[None]:
     """Name the part of a model whose class fails on its configuration: values that no class has
     checked, such as an unknown activation. Raises `CheckpointError`."""
     try:
         yield
-    except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError, IndexError) as error:
+    except _OF_BUILDING as error:
         raise CheckpointError(
             f"{name} cannot be built of its configuration ({first_line(error)})",
             advice="correct config.json",
         ) from error
+
+
+def _check_shapes(
+    cls: type[PreTrainedModel], config: PretrainedConfig, state: dict[str, torch.Tensor]
+) -> None:
+    """Raise `CheckpointError` for the first tensor of another shape, which transformers says in its
+    log alone."""
+    with torch.device("meta"):
+        expected = cls(config).state_dict()
+    for key in sorted(expected.keys() & state.keys()):
+        check_shape(f"{cls.__name__}.{key}", state[key], tuple(expected[key].shape))
 
 
 def assign(module: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:

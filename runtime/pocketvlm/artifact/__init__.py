@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from pocketvlm.artifact import metadata
 from pocketvlm.artifact.choices import is_nested, pick_graph, pick_precision, serving_graph
 from pocketvlm.artifact.integrity import Check, check_files, resolve
 from pocketvlm.artifact.manifest import MANIFEST_NAME, SCHEMA_VERSION, Manifest, files_digest
+from pocketvlm.artifact.replaced import Identity, identity_of, read_whole
 from pocketvlm.artifact.specs import FileEntry
 from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm.files import read_text, user_path
@@ -59,12 +60,14 @@ class Artifact:
         max_pixels: pictures are resized to at most so many pixels; None is the artifact's own
             limit. Its layout refuses more, see `pocketvlm.layouts.base.Layout.capped`.
         max_tiles: likewise for the parts that a picture is cut into.
+        identity: what tells the folder from one that takes its name later, where that was asked.
     """
 
     root: Path
     manifest: Manifest
     max_pixels: int | None = None
     max_tiles: int | None = None
+    identity: Identity | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def open(
@@ -80,11 +83,18 @@ class Artifact:
             allow_rejected: open a folder whose export failed its parity gate too; to inspect it,
                 not to answer from it.
 
+        What is replaced meanwhile by another is read again: it is the old one or the new one.
+
         Raises:
             PocketVLMError: no such folder, a damaged or unknown manifest, a file that differs from
                 it.
         """
         root = user_path(path)
+        return read_whole(root, lambda: cls._open(root, check, allow_rejected=allow_rejected))
+
+    @classmethod
+    def _open(cls, root: Path, check: Check, *, allow_rejected: bool) -> Self:
+        identity = identity_of(root)
         manifest = _read_manifest(root)
         if not manifest.passed and not allow_rejected:
             raise ArtifactError(
@@ -93,7 +103,7 @@ class Artifact:
             )
         _check_requirements(root, manifest)
         check_files(root, manifest.files, check)
-        return cls(root, manifest)
+        return cls(root, manifest, identity=identity)
 
     def shortened(self, context: int | None) -> Self:
         """The same artifact for sequences of at most ``context`` tokens, and never more than it was
@@ -142,6 +152,10 @@ class Artifact:
         if name not in self.manifest.files:
             raise ArtifactError(
                 f"{self.root} holds no {name} according to its manifest", advice="export it again"
+            )
+        if self.identity is not None and identity_of(self.root) != self.identity:
+            raise ArtifactError(
+                f"{self.root} was replaced since it was opened", advice="open it again"
             )
         return resolve(self.root, name)
 

@@ -121,7 +121,6 @@ def serve(
 
     begin_log()
     folder = user_path(directory).resolve()
-    using = folder / _USING
     options = ServerOptions(
         name=name or folder.name,
         host=host,
@@ -132,7 +131,7 @@ def serve(
         waiting=waiting,
         max_body=max_body * 1_000_000,
         base=base,
-        using=str(using) if using.is_file() else None,
+        using=_facts(folder),
     )
     if options.api_key is None and not running.is_local(host):
         echo("warning: anybody on the network can ask: --api-key asks for a key", err=True)
@@ -142,3 +141,11 @@ def serve(
 
     setup = Setup(str(folder), load_arguments(directory), models, begin_log)
     running.serve(options, setup, port, ready)
+
+
+def _facts(folder: Path) -> str | None:
+    """The file of facts for clients, None where the artifact has none; raises `ArtifactError` where
+    it is a link to a file elsewhere, which would be sent to whoever asks."""
+    from pocketvlm.artifact.integrity import resolve
+
+    return str(resolve(folder, _USING)) if (folder / _USING).is_file() else None

@@ -134,8 +134,8 @@ class Decoder(Protocol):
         name: the engine and the precision, as in ``"onnx fp32"``.
         context: the most tokens that a sequence may hold.
         cache_value_bytes: bytes of one number in a cache.
-        fixed_runs: whether prompts are to be read in the same runs whatever a cache holds of them,
-            see `pocketvlm.decoders.prefix.run_ends`: logits depend on how they are divided.
+        measures_runs: whether logits depend on how a prompt is divided into runs, by more than
+            rounding, and it may be divided.
     """
 
     name: str
@@ -143,7 +143,7 @@ class Decoder(Protocol):
     cache_value_bytes: int
 
     @property
-    def fixed_runs(self) -> bool:
+    def measures_runs(self) -> bool:
         """See the class."""
 
     def sequence(self) -> DecoderSequence:

@@ -60,9 +60,9 @@ class LateDecoder:
         return not ENGINES[engine].maps_weights
 
     @property
-    def fixed_runs(self) -> bool:
+    def measures_runs(self) -> bool:
         """See `Decoder`; known once it is open, which it is with the first sequence."""
-        return self._decoder is not None and self._decoder.fixed_runs
+        return self._decoder is not None and self._decoder.measures_runs
 
     def sequence(self) -> DecoderSequence:
         """See `Decoder.sequence`; the first one opens the graphs."""

@@ -48,7 +48,7 @@ class LlamaCppDecoder:
         self.name = name
         self.context = context
         self.cache_value_bytes = 4 if f32_cache else 2
-        self.fixed_runs = False  # activations have a scale for each block of a token
+        self.measures_runs = False  # activations have a scale for each block of a token
         convolutions = len(header.conv_layers)
         numbers = 2 * (header.layers - convolutions) * header.kv_heads * header.head_dim
         self._facts = ModelFacts(

@@ -66,11 +66,11 @@ class OnnxDecoder:
     kind: ClassVar[str] = metadata.DECODER
     divides: ClassVar[bool] = True
 
-    def __init__(self, graphs: Graphs, name: str = "onnx", *, fixed_runs: bool = False) -> None:
-        """``fixed_runs``: see `Decoder`."""
+    def __init__(self, graphs: Graphs, name: str = "onnx", *, measures_runs: bool = False) -> None:
+        """``measures_runs``: see `Decoder`."""
         self._graphs: Graphs | None = graphs
         self.name = name
-        self.fixed_runs = fixed_runs
+        self.measures_runs = measures_runs
         self.context = graphs.spec.context
         self.cache_value_bytes = _FLOAT32_BYTES
 
@@ -116,7 +116,7 @@ class OnnxDecoder:
             decode=decode_session,
         )
         measured = (reading or writing) in _MEASURED_EACH_RUN
-        return cls(graphs, f"onnx {precision}", fixed_runs=cls.divides and measured)
+        return cls(graphs, f"onnx {precision}", measures_runs=cls.divides and measured)
 
     def sequence(self) -> OnnxSequence:
         """See `Decoder.sequence`."""

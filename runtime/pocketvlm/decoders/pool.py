@@ -208,7 +208,8 @@ class SequencePool:
     def _begun(self, *, kept: bool = False) -> PooledSequence:
         """A new sequence that holds nothing."""
         sequence = self._decoder.sequence()
-        cached = PooledSequence(sequence, self._divided if self._decoder.fixed_runs else None)
+        fixed = self._limits.fixed_runs and self._decoder.measures_runs
+        cached = PooledSequence(sequence, self._divided if fixed else None)
         self._sequences = tuple(map(weakref.ref, [*self._living(), cached]))
         if kept:
             cached.kept, self._kept = True, (*self._kept, cached)

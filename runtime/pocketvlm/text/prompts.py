@@ -368,7 +368,13 @@ def _token_ids(tokenizer: tokenizers.Tokenizer, text: str, *, add_special: bool)
             expected=f"at most {_MAX_SPACE}",
             setting="prompt",
         )
-    with library_errors(  # a lone surrogate, what a vocabulary lacks
+    if re.search("[\ud800-\udfff]", text):  # halves of surrogate pairs, which older tokenizers read
+        raise RequestError(
+            "the tokenizer cannot read the prompt (it has half of a surrogate pair)",
+            advice="give valid Unicode text",
+            setting="prompt",
+        )
+    with library_errors(  # what a vocabulary lacks
         lambda reason: RequestError(
             f"the tokenizer cannot read the prompt ({reason})", advice="give valid Unicode text"
         )

@@ -6,7 +6,6 @@ from __future__ import annotations
 import datetime
 import os
 import types
-import warnings
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -97,13 +96,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return template
 
     def _compile(self, source: str, filename: str) -> types.CodeType:
-        """jinja2's hook for the compiler. Where that refuses a program, or warns of it, Python
-        reads a line of its file: under jinja2's own name one in the folder that we happen to be
-        in."""
+        """jinja2's hook for the compiler. Python quotes a line of a program that it refuses, from
+        the file of its name: under jinja2's own name one in the folder that we are in."""
         del filename
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)
-            return compile(source, _NO_FILE, "exec")
+        return compile(source, _NO_FILE, "exec")
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Call a macro, a function of ours or a method of the lists."""

@@ -40,6 +40,8 @@ def servable(artifact: Path) -> dict[str, Any]:
         RequestError: a page cannot answer from it; the reason is in the words.
     """
     path = artifact / FACTS
+    if path.is_file():
+        path = resolve(artifact, FACTS)
     try:
         if path.stat().st_size > _MOST_FACTS:
             raise ValueError("too large")

@@ -9,10 +9,11 @@ from fuzz.base import Target, link_all, put
 from fuzz.byte_changes import damaged
 from fuzz.json_changes import changed, written
 from make_checkpoint import HUB_PRESETS, PRESETS, make_checkpoint
-from pocketvlm_export import ExportOptions
+from pocketvlm_export import ExportOptions, loading
 from pocketvlm_export.checkpoint import chat_template, load_image_processor, load_tokenizer
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.planning import make_plan
+from pocketvlm_export.pruning import PLUGINS
 
 _PRESETS = ("tiny-llama", "tiny-llava-next", "tiny-smolvlm", "tiny-qwen2", "tiny-video-llava")
 _FILES = (
@@ -36,6 +37,9 @@ class Fuzz(Target):
     memory_mb = 400
 
     def prepare(self, folder: Path) -> None:
+        # Metadata of all installed packages, read anew for each export; no input changes it.
+        loading.check_transformers = lambda: None
+        PLUGINS.check_own = lambda _name: None
         known = {**PRESETS, **HUB_PRESETS}
         self.roots = [make_checkpoint(known[name], folder / name) for name in _PRESETS]
         for root in self.roots:
@@ -58,7 +62,15 @@ class Fuzz(Target):
 
     def use(self, box: Path) -> None:
         checkpoint = inspect_checkpoint(str(box))
-        make_plan(checkpoint, ExportOptions())
+        plan = make_plan(checkpoint, ExportOptions())
         chat_template(checkpoint.source.folder)
         load_tokenizer(checkpoint.source.folder)
         load_image_processor(checkpoint.source.folder)
+        if self.number % 3:
+            return
+        family, weights, spec = plan.spec.family, plan.checkpoint.weights, plan.spec
+        family.load_constants(weights, spec)
+        family.load_tower(weights, spec, layers=spec.vision.depth, attention="eager")
+        family.load_projector(weights, spec)
+        family.load_embedding(weights, spec)
+        family.load_decoder(weights, spec, attention="eager")

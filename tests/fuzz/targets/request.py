@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,17 +13,20 @@ from fuzz.base import OUTSIDE, Target, put
 from fuzz.byte_changes import damaged
 from fuzz.drawn import Drawn
 from fuzz.json_changes import TEXTS, changed, written
+from pocketvlm import VLM, EngineSettings
+from pocketvlm.server.answers import answer_events
 from pocketvlm.server.app import make_app
 from pocketvlm.server.service import ServerOptions
 from support.serving import BEGUN, DONE, ScriptedEngine, data_uri, text
+from support.tiny_artifact import write_artifact
 
-_PATHS = ("/v1/chat/completions",) * 12 + (
+_PATHS = ("/v1/chat/completions",) * 60 + (
     "/v1/models", "/v1/models/../../etc/passwd", "/v1/models/a%00b", "/health", "/metrics",
     "/openapi.json", "/",
     "/index.html", "/../secret.json", "/%2e%2e/secret.json", "/site.json", "/v1/completions", "//",
     "/lib/../app.mjs",
 )  # fmt: skip
-_METHODS = ("POST",) * 12 + ("GET", "HEAD", "PUT", "OPTIONS", "DELETE", "get", "")
+_METHODS = ("POST",) * 60 + ("GET", "HEAD", "PUT", "OPTIONS", "DELETE", "get", "")
 _HEADERS = (
     (b"content-encoding", b"gzip"), (b"content-length", b"99999999999999999999"),
     (b"content-length", b"-1"),
@@ -37,8 +41,7 @@ _BODY = {
     "model": "demo", "stream": False, "temperature": 0.5, "top_p": 0.9, "max_tokens": 5,
     "stop": ["a"], "seed": 1,
     "n": 1, "logit_bias": {"1": 2}, "presence_penalty": 0.0, "frequency_penalty": 0.1, "user": "a",
-    "stream_options": {"include_usage": True}, "response_format": {"type": "json_schema",
-    "json_schema": {"name": "a", "schema": {"type": "object"}}},
+    "stream_options": {"include_usage": True},
     "budget": 6, "logprobs": False, "tools": [], "tool_choice": "none",
     "messages": [
         {"role": "system", "content": "be brief"},
@@ -94,13 +97,25 @@ _REQUEST = st.fixed_dictionaries(
 )
 
 
+_SCHEMAS: tuple[dict[str, Any], ...] = (
+    {"type": "object", "properties": {"a": {"type": "integer", "minimum": 1, "maximum": 9}}},
+    {"type": "string", "pattern": "^[a-z]{1,5}$", "maxLength": 9},
+    {"type": "array", "items": {"enum": ["a", 1, None]}, "minItems": 1, "maxItems": 3},
+    {"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/a"}]}}},
+    {"type": "object", "properties": {"a": {"const": 1}}, "required": ["a"],
+     "additionalProperties": False},
+)  # fmt: skip
+
+
 class Fuzz(Target):
     """See the module."""
 
     threat = "a request that ends the server, or reads a file or a network of its machine"
+    memory_mb = 700  # of a picture in it
 
     def prepare(self, folder: Path) -> None:
-        del folder
+        write_artifact(folder / "artifact", budgets=(6, 12))
+        self.vlm = VLM.load(folder / "artifact", settings=EngineSettings(threads=1))
         self.engine = ScriptedEngine(BEGUN, text("a cat"), DONE)
         self.app = make_app(ServerOptions(name="demo"), self.engine)
         self.requests = Drawn(_REQUEST)
@@ -109,7 +124,13 @@ class Fuzz(Target):
         self.loop = asyncio.new_event_loop()
 
     def write(self, random: Random, box: Path) -> None:
-        body = self.requests.one(self.number) if random.random() < 0.35 else changed(random, _BODY)
+        if random.random() < 0.3:
+            body = self.requests.one(self.number)
+        else:
+            schema = {"name": "a", "schema": random.choice(_SCHEMAS)}
+            kind = {"type": "json_schema", "json_schema": schema}
+            asked = _BODY | ({"response_format": kind} if random.random() < 0.4 else {})
+            body = changed(random, asked)
         content = written(random, body).replace(b"PICTURE", self.picture.encode())
         if random.random() < 0.1:
             content = damaged(random, content)
@@ -117,11 +138,10 @@ class Fuzz(Target):
         if random.random() < 0.15:
             name, value = random.choice(_HEADERS)
             headers = [each for each in headers if each[0] != name] + [(name, value)]
-        head = [
-            random.choice(_METHODS),
-            random.choice(_PATHS),
-            [[a.decode("latin-1"), b.decode("latin-1")] for a, b in headers],
-        ]
+        path = random.choice(_PATHS)
+        method = random.choice(_METHODS if path == _PATHS[0] else ("GET", "GET", *_METHODS[-7:]))
+        named = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in headers]
+        head = [method, path, named]
         put(box / "head", json.dumps(head).encode())
         put(box / "body", content)
 
@@ -137,7 +157,16 @@ class Fuzz(Target):
             message = json.loads(sent)["error"]["message"]
             assert len(message.splitlines()) == 1, message
             assert len(message) < 2000, message[:200]
+        if self.engine.asked and status < 400:
+            self._answer(*self.engine.asked[-1])
         return "refused" if status >= 400 else "accepted"
+
+    def _answer(self, asked: Any, pictures: list[bytes]) -> None:
+        """As the process that has the model does, to which requests go as JSON."""
+        asked = json.loads(json.dumps(asked))
+        budget = asked["budget"] or 6
+        for event in answer_events(self.vlm, asked, pictures, budget, threading.Event()):
+            json.dumps(event)
 
     async def _exchange(
         self, method: str, path: str, headers: Any, body: bytes

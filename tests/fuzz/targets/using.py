@@ -48,6 +48,9 @@ class Fuzz(Target):
             facts["files"][random.choice((*OUTSIDE, *facts["files"]))] = len(SECRET_TEXT)
         if random.random() < 0.3:
             lead_outside(box, random.choice(_LINKS))
+        if random.random() < 0.02:
+            lead_outside(box, "using.json")
+            return
         whole = random.random() < 0.3
         put(
             box / "using.json",

@@ -4,6 +4,7 @@ process that dies is started again, and nobody waits for one that is gone."""
 import asyncio
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 
 from pocketvlm import VLM, EngineSettings, Sampling
 from pocketvlm.errors import ArtifactError, EngineError, RequestError
+from pocketvlm.files.folders import content_of, put_in_place, staged
 from pocketvlm.server.app import make_app
 from pocketvlm.server.process import ModelProcess
 from pocketvlm.server.service import ServerOptions
@@ -249,6 +251,47 @@ def wait_until(holds, seconds=30):
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_an_artifact_replaced_while_requests_run_answers_as_the_old_one_or_the_new_one(tmp_path):
+    """The process that has it is killed meanwhile, and started again with what is there by then."""
+    place, other = tmp_path / "artifact", tmp_path / "other"
+    texts = []
+    for folder, seed in ((place, 0), (other, 1)):
+        write_artifact(folder, seed=seed)
+        answer = VLM.load(folder, **OPTIONS).generate("what?", sampling=Sampling(max_new_tokens=12))
+        texts.append(answer.text)
+    assert texts[0] != texts[1]
+    process = ModelProcess(Setup(str(place), OPTIONS))
+    process.start()
+    answers, ended = [], threading.Event()
+    app = make_app(ServerOptions(name="tiny", parallel=4), process)
+    with TestClient(app, base_url=BASE) as client:
+
+        def ask():
+            while not ended.is_set():
+                response = client.post(PATH, json=asked("what?", max_tokens=12))
+                if response.status_code == 200:
+                    answers.append(response.json()["choices"][0]["message"]["content"])
+                else:
+                    assert response.status_code == 503
+                    time.sleep(0.05)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            wait_until(lambda: answers)
+            before = content_of(place)
+            with staged(place) as folder:
+                shutil.copytree(other, folder, dirs_exist_ok=True)
+                put_in_place(folder, place, before)
+            os.kill(process.pid, signal.SIGKILL)
+            wait_until(lambda: texts[1] in answers)
+        finally:
+            ended.set()
+            thread.join(30)
+    process.close()
+    assert answers == sorted(answers, key=texts.index)  # first the old one, then the new one
 
 
 def test_an_artifact_that_is_refused_is_refused_at_once(artifact, tmp_path):

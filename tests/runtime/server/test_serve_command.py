@@ -179,6 +179,22 @@ def test_what_is_refused_at_the_start_is_one_line(artifact, tmp_path):
     assert "pocketvlm.json" in result.stderr
 
 
+def test_no_link_has_a_file_of_elsewhere_sent(tmp_path, monkeypatch):
+    served = []
+    monkeypatch.setattr(running, "serve", lambda options, *_: served.append(options.using))
+    write_artifact(tmp_path / "tiny")
+    facts = tmp_path / "tiny" / "using.json"
+    facts.write_text("{}")
+    assert CliRunner().invoke(cli.main, ["serve", str(tmp_path / "tiny")]).exit_code == 0
+    facts.unlink()
+    (tmp_path / "secret").write_text("mine")
+    facts.symlink_to(tmp_path / "secret")
+    result = CliRunner().invoke(cli.main, ["serve", str(tmp_path / "tiny")])
+    assert result.exit_code == 1
+    assert "leaves the folder" in result.output
+    assert served == [str(facts)]
+
+
 def test_an_origin_is_one_with_and_without_its_slash(artifact, monkeypatch):
     served = []
     monkeypatch.setattr(running, "serve", lambda options, *_: served.append(options))

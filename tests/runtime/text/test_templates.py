@@ -150,3 +150,13 @@ def test_threads_count_apart():
 def test_a_template_that_is_no_text_is_refused_as_one_line():
     with pytest.raises(PocketVLMError, match="at most 262144"):
         ChatTemplate("a" * 300_000, {})
+
+
+def test_what_does_not_compile_reads_nothing_of_the_current_folder(tmp_path, monkeypatch):
+    """Python quotes a line of the program that it refuses, out of the file that it is said to be
+    in, and would wait for a pipe of that name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "<template>").write_text("secret\n" * 99)
+    with pytest.raises(ArtifactError, match=r"duplicate argument 'l_1_a' .*<template>") as refusal:
+        ChatTemplate("{% macro f(a, a) %}{% endmacro %}", {})
+    assert "secret" not in str(refusal.value.__cause__.text)

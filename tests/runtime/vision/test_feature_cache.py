@@ -20,6 +20,7 @@ from safetensors.numpy import save
 from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError, Provider, Sampling
 from pocketvlm.decoders import open_decoder
 from pocketvlm.files import fresh_name
+from pocketvlm.files.flock import try_lock
 from pocketvlm.limits import NOTHING_KEPT
 from pocketvlm.vision.encoder import VisionEncoder
 from pocketvlm.vision.feature_cache import FeatureCache, FeatureLimits, FeatureSource, picture_key
@@ -225,23 +226,26 @@ features = VisionFeatures(
     np.full((1, k), value, np.float32),
 )
 source = FeatureSource(sys.argv[2], k, hidden, nested=True)
-for _ in range(200):
+for _ in range(60):
     FeatureCache(source, folder=Path(sys.argv[1])).put("a", features)
 """
 
 
+WRITERS = range(1, 9)  # each writes a value of its own
+
+
 def test_several_processes_write_and_read_one_file(tmp_path):
     command = [sys.executable, "-c", WRITER, str(tmp_path), SOURCE.name]
-    writers = [subprocess.Popen([*command, str(value), str(K), str(HIDDEN)]) for value in (1, 2)]
+    writers = [subprocess.Popen([*command, str(value), str(K), str(HIDDEN)]) for value in WRITERS]
     results = []
     while any(writer.poll() is None for writer in writers):
         if (kept := FeatureCache(SOURCE, folder=tmp_path).get("a")) is not None:
             results.append(kept)
-    assert [writer.returncode for writer in writers] == [0, 0]
+    assert [writer.returncode for writer in writers] == [0] * len(WRITERS)
     results.append(FeatureCache(SOURCE, folder=tmp_path).get("a"))
     for kept in results:
         value = kept.kept_indices[0, 0]
-        assert value in (1, 2)
+        assert value in WRITERS
         assert (kept.image_features == value).all()
         assert (kept.kept_scores == value).all()
     assert [path.name for path in tmp_path.iterdir()] == [f"{SOURCE.name}-a.features.safetensors"]
@@ -264,17 +268,18 @@ def test_the_folder_is_bounded_too(tmp_path):
     }
 
 
-def test_what_killed_processes_left_is_removed_once_it_is_old(tmp_path):
+def test_what_killed_processes_left_is_removed_and_what_is_being_written_is_not(tmp_path):
     cache = FeatureCache(SOURCE, folder=tmp_path)
-    old, young = (
+    left, living = (
         fresh_name(tmp_path / f"other-{name}.features.safetensors", ".tmp") for name in ("a", "b")
     )
-    for path in (old, young):
+    for path in (left, living):
         path.write_bytes(b"half")
-    os.utime(old, (1, 1))
-    cache.put("a", features(0))
+    with living.open() as stream:
+        try_lock(stream.fileno())
+        cache.put("a", features(0))
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {young.name, f"{SOURCE.name}-a.features.safetensors"}
+    assert names == {living.name, f"{SOURCE.name}-a.features.safetensors"}
 
 
 def test_a_folder_that_cannot_be_made_is_refused_one_that_cannot_be_written_is_not(

@@ -140,16 +140,16 @@ def test_names_stay_in_the_artifact(tmp_path, name):
         servable(write_artifact(tmp_path / "bad", files={name: 4}))
 
 
-@pytest.mark.parametrize("name", ["onnx/decoder.onnx", "README.md"])
+@pytest.mark.parametrize("name", ["onnx/decoder.onnx", "README.md", "using.json"])
 def test_no_link_publishes_a_file_of_elsewhere(tmp_path, registry, artifact, name):
     """A file that clients fetch, and one that is carried beside them."""
     secret = tmp_path / "secret"
     secret.write_bytes(b"mine" * 20)
+    facts = (artifact / "using.json").read_text()
     (artifact / name).unlink(missing_ok=True)
     (artifact / name).symlink_to(secret)
-    files = json.loads((artifact / "using.json").read_text())["files"]
-    changed = files | {each: 80 for each in files if each == name}
-    restate(artifact, files=changed)
+    if name == "onnx/decoder.onnx":
+        restate(artifact, files=json.loads(facts)["files"] | {name: 80})
     with pytest.raises(ArtifactError, match="leaves the folder"):
         write_site(tmp_path / "site", [artifact], registry=str(registry))
     assert not (tmp_path / "site").exists()

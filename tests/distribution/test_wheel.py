@@ -1,11 +1,14 @@
 """What the wheel holds, and that the same sources make the same bytes."""
 
+import json
 import os
 import subprocess
 import zipfile
 from email.parser import Parser
+from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import pocketvlm
 from pocketvlm.cli.release import commit_of
@@ -90,3 +93,21 @@ def test_the_same_sources_make_the_same_bytes(wheel, sources, tmp_path):
         os.umask(before)
     assert again.name == wheel.name
     assert again.read_bytes() == wheel.read_bytes()
+
+
+def test_it_answers_without_the_repository(python, artifact_dir, picture, vlm, tmp_path):
+    """`make bare` does so with packages of its own as well."""
+    Image.fromarray(picture).save(tmp_path / "picture.png")
+    question = ["--image", "picture.png", "--prompt", "what?", "--max-new-tokens", "4", "--json"]
+    command = [python, "-m", "pocketvlm", "run", artifact_dir, *question]
+    variables = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    own = vlm.generate("what?", images=[picture], sampling=pocketvlm.Sampling(max_new_tokens=4))
+    assert json.loads(done.stdout)["token_ids"] == own.token_ids
+    where = "import pocketvlm, pocketvlm_export, pocketvlm_measure; print(pocketvlm.__file__)"
+    asked = [python, "-c", where]
+    done = subprocess.run(asked, cwd=tmp_path, env=variables, capture_output=True, check=True)
+    assert Path(done.stdout.decode()).is_relative_to(python.parents[1])

@@ -3,12 +3,7 @@
 import os
 import subprocess
 import sys
-import sysconfig
-import venv
-import zipfile
 from pathlib import Path
-
-import pytest
 
 CONSUMER = Path(__file__).with_name("consumer.py")
 WRONG = """
@@ -17,24 +12,6 @@ from pocketvlm import VLM, Nonsense
 vlm = VLM.load("folder", bugdet=9)
 answer: int = vlm.generate("hi").text
 """
-
-
-@pytest.fixture(scope="module")
-def python(wheel, tmp_path_factory):
-    """An environment with the wheel in it; what it requires comes from this one."""
-    folder = tmp_path_factory.mktemp("venv")
-    venv.create(folder, with_pip=False)
-    python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    packages = Path(
-        subprocess.run(
-            [python, "-c", ask], check=True, capture_output=True, text=True
-        ).stdout.strip()
-    )
-    with zipfile.ZipFile(wheel) as opened:
-        opened.extractall(packages)
-    (packages / "of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
-    return python
 
 
 def mypy(python, folder, *names):

@@ -1,0 +1,168 @@
+"""A reference VLM whose [CLS] was pretrained on photographs: ``PYTHONPATH=tools python -m
+train_reference train``; run again to resume.
+
+DINOv2-small and SmolLM2-135M-Instruct (see `reference_vlm`) with a trained projector and low-rank
+adapters merged into the decoder. Pictures are CIFAR-10's and emoji pasted on photographs. All that
+is fetched, computed and trained lies in WORK.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from transformers import Dinov2Model, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from demo_questions.__main__ import question_row, write_rows
+from page_section import replace_section
+from pocketvlm.files import replace_file
+from reference_vlm.__main__ import join, processor_of, write_checkpoint
+from reference_vlm.language import load_language
+from reference_vlm.parts import LANGUAGE, TOWER, fetch
+from reference_vlm.tower import load_tower
+from train_reference.curve import draw, read_points, table
+from train_reference.features import Seen, see
+from train_reference.scenes import IMAGE_SIZE, question_set
+from train_reference.things import SPLITS, Catalogue, load_catalogues
+from train_reference.training import CURVE, FULL, load_trained, train_all
+
+_PATH = click.Path(path_type=Path)
+HELD_OUT = 256  # pictures of the validation split
+CARD = """---
+license: apache-2.0
+pipeline_tag: image-text-to-text
+---
+# PocketVLM's reference checkpoint
+
+DINOv2-small (MIT) and SmolLM2-135M-Instruct (Apache-2.0) with a projector and merged low-rank
+adapters, trained on pictures of CIFAR-10 and emoji pasted on photographs. It names what is pasted,
+says where, how many and in which colour, and knows nothing else about pictures.
+"""
+
+
+@click.group(help=__doc__)
+@click.option(
+    "--work",
+    type=_PATH,
+    default=Path.home() / ".cache" / "pocketvlm" / "reference-training",
+    show_default=True,
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--threads", type=int, help="CPU threads; torch's choice by default.")
+@click.pass_context
+def main(context: click.Context, work: Path, seed: int, threads: int | None) -> None:
+    """One command a stage."""
+    if threads:
+        torch.set_num_threads(threads)
+    context.obj = (work, seed)
+
+
+@main.command()
+@click.pass_obj
+def sources(given: tuple[Path, int]) -> None:
+    """Fetch packages and check them."""
+    for split, catalogue in load_catalogues(given[0] / "parts").items():
+        count = sum(map(len, catalogue.things.values()))
+        click.echo(f"{split}: {count} things, {len(catalogue.photographs)} photographs")
+
+
+@main.command()
+@click.option("--scenes", default=6_000, show_default=True, help="Training pictures.")
+@click.pass_obj
+def features(given: tuple[Path, int], scenes: int) -> None:
+    """Compute what the tower makes of the pictures; more of them later adds to them."""
+    seen = _features(given[0], *_parts(given[0])[::2], scenes)
+    click.echo(f"{len(seen[0].scenes)} training pictures, {len(seen[1].scenes)} held out")
+
+
+@main.command()
+@click.option("--scenes", default=6_000, show_default=True, help="Training pictures.")
+@click.pass_obj
+def train(given: tuple[Path, int], scenes: int) -> None:
+    """Run every stage that is not finished yet; more scenes than before join the others."""
+    work, seed = given
+    tower, (language, tokenizer), catalogues = _parts(work)
+    seen = _features(work, tower, catalogues, scenes)
+    model = join(tower, language, tokenizer, seed)
+    processor = processor_of(model.config, tokenizer)
+    train_all(FULL, model, processor, *seen, work / "stages", seed, click.echo)
+
+
+@main.command()
+@click.option("-o", "--output", type=_PATH, required=True, help="The checkpoint's folder.")
+@click.option("--page", type=_PATH, help="Write the learning curve between this file's markers.")
+@click.option("--plot", type=_PATH, help="Draw it, as SVG.")
+@click.pass_obj
+def publish(given: tuple[Path, int], output: Path, page: Path | None, plot: Path | None) -> None:
+    """Write the checkpoint of the last stage that has begun, and the learning curve so far."""
+    work, seed = given
+    tower, (language, tokenizer), _ = _parts(work, pictures=False)
+    model = join(tower, language, tokenizer, seed)
+    stage, step = load_trained(FULL, model, work / "stages")
+    write_checkpoint(model, tokenizer, output, CARD)
+    points = read_points(work / "stages" / CURVE)
+    text = f"After step {step} of stage `{stage}`:\n\n{table(points)}"
+    click.echo(text)
+    if page:
+        replace_section(page, "learning-curve", text)
+    if plot:
+        replace_file(plot, draw(points))
+
+
+@main.command()
+@click.argument("out", type=_PATH)
+@click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True)
+@click.option("--count", default=1_000, show_default=True, help="Questions.")
+@click.option("--per-picture", default=5, show_default=True, help="Questions about each picture.")
+@click.pass_obj
+def questions(given: tuple[Path, int], out: Path, split: str, count: int, per_picture: int) -> None:
+    """Write a set for `pocketvlm evaluate` and the frontier: OUT/questions.jsonl, PNG files."""
+    catalogue = load_catalogues(given[0] / "parts")[split]
+    click.echo(write_questions(catalogue, out, split, count, per_picture))
+
+
+def write_questions(
+    catalogue: Catalogue, out: Path, split: str, count: int, per_picture: int
+) -> Path:
+    """Write ``count`` questions with their pictures; returns the JSONL file."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    last, name = None, ""
+    for picture, question in question_set(catalogue, split, count, per_picture):
+        if picture is not last:
+            name, last = f"{split}-{len(rows):06d}.png", picture
+            picture.save(out / name)
+        rows.append(question_row(name, question))
+    path = out / "questions.jsonl"
+    write_rows(path, rows)
+    return path
+
+
+def _parts(
+    work: Path, *, pictures: bool = True
+) -> tuple[
+    Dinov2Model,
+    tuple[LlamaForCausalLM, PreTrainedTokenizerFast],
+    dict[str, Catalogue],
+]:
+    cache = work / "parts"
+    tower = load_tower(fetch(TOWER, cache), IMAGE_SIZE)
+    catalogues = load_catalogues(cache) if pictures else {}
+    return tower, load_language(fetch(LANGUAGE, cache)), catalogues
+
+
+def _features(
+    work: Path, tower: Dinov2Model, catalogues: dict[str, Catalogue], scenes: int
+) -> tuple[Seen, Seen]:
+    layer = -2  # as LLaVA reads a tower
+    train, held_out = (
+        see(tower, layer, catalogues[split], split, count, work / "features")
+        for split, count in (("train", scenes), ("validation", HELD_OUT))
+    )
+    return train, held_out
+
+
+if __name__ == "__main__":
+    main()

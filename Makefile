@@ -150,7 +150,7 @@ test-oldest: install
 
 # The site of docs/, into build/site: any dead link, dead anchor or page that is not in its navigation is an error.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The table of docs/licences.md, out of what is installed.
 licences: install $(VENV)/.llama

@@ -35,7 +35,7 @@ from train_demo.training import Stage
 from train_reference import features, training
 from train_reference.__main__ import write_questions
 from train_reference.curve import draw, read_points, table
-from train_reference.features import pixel_values, scenes_of, see
+from train_reference.features import encode, pixel_values, scenes_of
 from train_reference.scenes import IMAGE_SIZE, KINDS, question_set, questions, render, scene_rng
 from train_reference.sources import ChecksumError, NpmPackage, fetch_archive
 from train_reference.things import COLOURS, NOUNS, Catalogue, Thing, colour_of
@@ -117,11 +117,11 @@ def model(tower, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def seen(tower, catalogue, tmp_path_factory):
+def encoded(tower, catalogue, tmp_path_factory):
     """Training and held-out scenes."""
     folder = tmp_path_factory.mktemp("features")
     return [
-        see(tower, LAYER, catalogue, split, count, folder)
+        encode(tower, LAYER, catalogue, split, count, folder)
         for split, count in (("train", 24), ("validation", 6))
     ]
 
@@ -233,7 +233,7 @@ def test_words_of_patches_are_of_what_covers_them(catalogue):
 
 
 def test_features_are_the_towers_and_go_on_after_a_stop(tower, catalogue, tmp_path, monkeypatch):
-    whole = see(tower, LAYER, catalogue, "train", 7, tmp_path / "whole")
+    whole = encode(tower, LAYER, catalogue, "train", 7, tmp_path / "whole")
     with torch.inference_mode():
         pictures = pixel_values([render(scene, catalogue) for scene in whole.scenes])
         expected = tower(pictures, output_hidden_states=True).hidden_states[LAYER][:, 1:]
@@ -249,32 +249,32 @@ def test_features_are_the_towers_and_go_on_after_a_stop(tower, catalogue, tmp_pa
 
     monkeypatch.setattr(features, "render", draw)
     with pytest.raises(KeyboardInterrupt):
-        see(tower, LAYER, catalogue, "train", 5, tmp_path / "parts")
+        encode(tower, LAYER, catalogue, "train", 5, tmp_path / "parts")
     for count in (5, 7):  # the rest, then more of them
-        parts = see(tower, LAYER, catalogue, "train", count, tmp_path / "parts")
+        parts = encode(tower, LAYER, catalogue, "train", count, tmp_path / "parts")
     assert drawn[4:] == whole.scenes[2:]
     np.testing.assert_allclose(parts.features, whole.features, atol=1e-2)
 
 
-def test_pooling_averages_squares(seen):
-    pooled = seen[0].pooled(np.array([3]), 8)[0]
-    grid = np.asarray(seen[0].features[3], dtype=np.float32).reshape(16, 16, -1)
+def test_pooling_averages_squares(encoded):
+    pooled = encoded[0].pooled(np.array([3]), 8)[0]
+    grid = np.asarray(encoded[0].features[3], dtype=np.float32).reshape(16, 16, -1)
     for row, column in ((0, 0), (2, 5), (7, 7)):
         square = grid[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean((0, 1))
         np.testing.assert_allclose(pooled[8 * row + column], square, rtol=1e-5, atol=1e-6)
 
 
 def test_packed_questions_are_read_as_the_processor_writes_them(
-    model, tokenizer, seen, monkeypatch
+    model, tokenizer, encoded, monkeypatch
 ):
     """The same tokens, and the same logits as of each question alone."""
     monkeypatch.setattr(training.torch, "autocast", lambda *_: nullcontext())  # rounds to 8 bits
     llava = model()
     processor = processor_of(llava.config, tokenizer)
     packer = Packer(tokenizer, 256, form=form_of(processor), kinds=KINDS, length=None)
-    asked = list(questions(seen[0].scenes[0], np.random.default_rng(1)))
+    asked = list(questions(encoded[0].scenes[0], np.random.default_rng(1)))
     batch = packer.arrange([asked])
-    image = seen[0].pooled(np.array([0]), 16)
+    image = encoded[0].pooled(np.array([0]), 16)
     with torch.no_grad():
         logits = Reader(llava, packer, 16)(image, batch)
     number = batch.segments[0][batch.labels[0] >= 0]
@@ -302,12 +302,12 @@ def test_packed_questions_are_read_as_the_processor_writes_them(
 
 
 def test_training_goes_on_where_it_was_stopped_and_is_written(
-    model, tokenizer, seen, tmp_path, monkeypatch
+    model, tokenizer, encoded, tmp_path, monkeypatch
 ):
     processor = processor_of(model().config, tokenizer)
 
     def run(folder, llava):
-        train_all(PLAN, llava, processor, *seen, folder, 0, lambda _: None)
+        train_all(PLAN, llava, processor, *encoded, folder, 0, lambda _: None)
         return llava
 
     whole = run(tmp_path / "whole", model())

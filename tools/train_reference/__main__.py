@@ -8,6 +8,7 @@ is fetched, computed and trained lies in WORK.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from reference_vlm.language import load_language
 from reference_vlm.parts import LANGUAGE, TOWER, fetch
 from reference_vlm.tower import load_tower
 from train_reference.curve import draw, read_points, table
-from train_reference.features import Seen, see
+from train_reference.features import Encoded, encode
 from train_reference.scenes import IMAGE_SIZE, question_set
 from train_reference.things import SPLITS, Catalogue, load_catalogues
 from train_reference.training import CURVE, FULL, load_trained, train_all
@@ -42,6 +43,14 @@ says where, how many and in which colour, and knows nothing else about pictures.
 """
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """Where everything lies, and what is drawn."""
+
+    work: Path
+    seed: int
+
+
 @click.group(help=__doc__)
 @click.option(
     "--work",
@@ -56,14 +65,14 @@ def main(context: click.Context, work: Path, seed: int, threads: int | None) -> 
     """One command a stage."""
     if threads:
         torch.set_num_threads(threads)
-    context.obj = (work, seed)
+    context.obj = Recipe(work, seed)
 
 
 @main.command()
 @click.pass_obj
-def sources(given: tuple[Path, int]) -> None:
+def sources(run: Recipe) -> None:
     """Fetch packages and check them."""
-    for split, catalogue in load_catalogues(given[0] / "parts").items():
+    for split, catalogue in load_catalogues(run.work / "parts").items():
         count = sum(map(len, catalogue.things.values()))
         click.echo(f"{split}: {count} things, {len(catalogue.photographs)} photographs")
 
@@ -71,23 +80,22 @@ def sources(given: tuple[Path, int]) -> None:
 @main.command()
 @click.option("--scenes", default=6_000, show_default=True, help="Training pictures.")
 @click.pass_obj
-def features(given: tuple[Path, int], scenes: int) -> None:
+def features(run: Recipe, scenes: int) -> None:
     """Compute what the tower makes of the pictures; more of them later adds to them."""
-    seen = _features(given[0], *_parts(given[0])[::2], scenes)
-    click.echo(f"{len(seen[0].scenes)} training pictures, {len(seen[1].scenes)} held out")
+    encoded = _features(run.work, *_parts(run.work)[::2], scenes)
+    click.echo(f"{len(encoded[0].scenes)} training pictures, {len(encoded[1].scenes)} held out")
 
 
 @main.command()
 @click.option("--scenes", default=6_000, show_default=True, help="Training pictures.")
 @click.pass_obj
-def train(given: tuple[Path, int], scenes: int) -> None:
+def train(run: Recipe, scenes: int) -> None:
     """Run every stage that is not finished yet; more scenes than before join the others."""
-    work, seed = given
-    tower, (language, tokenizer), catalogues = _parts(work)
-    seen = _features(work, tower, catalogues, scenes)
-    model = join(tower, language, tokenizer, seed)
+    tower, (language, tokenizer), catalogues = _parts(run.work)
+    encoded = _features(run.work, tower, catalogues, scenes)
+    model = join(tower, language, tokenizer, run.seed)
     processor = processor_of(model.config, tokenizer)
-    train_all(FULL, model, processor, *seen, work / "stages", seed, click.echo)
+    train_all(FULL, model, processor, *encoded, run.work / "stages", run.seed, click.echo)
 
 
 @main.command()
@@ -95,14 +103,13 @@ def train(given: tuple[Path, int], scenes: int) -> None:
 @click.option("--page", type=_PATH, help="Write the learning curve between this file's markers.")
 @click.option("--plot", type=_PATH, help="Draw it, as SVG.")
 @click.pass_obj
-def publish(given: tuple[Path, int], output: Path, page: Path | None, plot: Path | None) -> None:
+def publish(run: Recipe, output: Path, page: Path | None, plot: Path | None) -> None:
     """Write the checkpoint of the last stage that has begun, and the learning curve so far."""
-    work, seed = given
-    tower, (language, tokenizer), _ = _parts(work, pictures=False)
-    model = join(tower, language, tokenizer, seed)
-    stage, step = load_trained(FULL, model, work / "stages")
+    tower, (language, tokenizer), _ = _parts(run.work, pictures=False)
+    model = join(tower, language, tokenizer, run.seed)
+    stage, step = load_trained(FULL, model, run.work / "stages")
     write_checkpoint(model, tokenizer, output, CARD)
-    points = read_points(work / "stages" / CURVE)
+    points = read_points(run.work / "stages" / CURVE)
     text = f"After step {step} of stage `{stage}`:\n\n{table(points)}"
     click.echo(text)
     if page:
@@ -117,9 +124,9 @@ def publish(given: tuple[Path, int], output: Path, page: Path | None, plot: Path
 @click.option("--count", default=1_000, show_default=True, help="Questions.")
 @click.option("--per-picture", default=5, show_default=True, help="Questions about each picture.")
 @click.pass_obj
-def questions(given: tuple[Path, int], out: Path, split: str, count: int, per_picture: int) -> None:
+def questions(run: Recipe, out: Path, split: str, count: int, per_picture: int) -> None:
     """Write a set for `pocketvlm evaluate` and the frontier: OUT/questions.jsonl, PNG files."""
-    catalogue = load_catalogues(given[0] / "parts")[split]
+    catalogue = load_catalogues(run.work / "parts")[split]
     click.echo(write_questions(catalogue, out, split, count, per_picture))
 
 
@@ -155,10 +162,10 @@ def _parts(
 
 def _features(
     work: Path, tower: Dinov2Model, catalogues: dict[str, Catalogue], scenes: int
-) -> tuple[Seen, Seen]:
+) -> tuple[Encoded, Encoded]:
     layer = -2  # as LLaVA reads a tower
     train, held_out = (
-        see(tower, layer, catalogues[split], split, count, work / "features")
+        encode(tower, layer, catalogues[split], split, count, work / "features")
         for split, count in (("train", scenes), ("validation", HELD_OUT))
     )
     return train, held_out

@@ -22,7 +22,7 @@ _CHUNK = 32  # pictures between two notes of how far it is
 
 
 @dataclass(frozen=True)
-class Seen:
+class Encoded:
     """Scenes with their features, float16 (n, patches, hidden), on disk."""
 
     scenes: list[Scene]
@@ -56,9 +56,9 @@ def pixel_values(pictures: list[Image.Image]) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def see(
+def encode(
     tower: Dinov2Model, layer: int, catalogue: Catalogue, split: str, count: int, folder: Path
-) -> Seen:
+) -> Encoded:
     """Scenes of a split with the features behind ``layer``, counted from the end as LLaVA does."""
     scenes = scenes_of(catalogue, split, count)
     side = tower.config.image_size // tower.config.patch_size
@@ -83,4 +83,4 @@ def see(
             bar.set_postfix(cpu_ms=f"{milliseconds:.0f}")
             replace_file(noted, f"{done}\n".encode())
     del features
-    return Seen(scenes, np.memmap(path, np.float16, "r", shape=shape))
+    return Encoded(scenes, np.memmap(path, np.float16, "r", shape=shape))

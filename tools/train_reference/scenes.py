@@ -42,7 +42,7 @@ class Pasted:
 @dataclass(frozen=True)
 class Scene:
     """Things in reading order; nouns never repeat. ``photograph`` by number, the square of it that
-    is seen by left, top and edge as parts of what there is to choose from, mirrored or not."""
+    is used by left, top and edge as parts of what there is to choose from, mirrored or not."""
 
     things: tuple[Pasted, ...]
     photograph: int

@@ -138,6 +138,8 @@ def fetch_photographs(photographs: tuple[Photograph, ...], cache: Path) -> list[
     return contents
 
 
-def _check(name: str, found: str, expected: str) -> None:
-    if found != expected:
-        raise ChecksumError(f"{name}: sha256 {found}, expected {expected}; delete it and try again")
+def _check(name: str, sha256: str, expected: str) -> None:
+    if sha256 != expected:
+        raise ChecksumError(
+            f"{name}: sha256 {sha256}, expected {expected}; delete it and try again"
+        )

@@ -17,7 +17,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrain
 
 from train_demo.data import Form, Packed, Packer
 from train_demo.training import Run, Stage
-from train_reference.features import Seen
+from train_reference.features import Encoded
 from train_reference.scenes import KINDS, questions
 from train_reference.words import Words, draw_patches
 
@@ -93,7 +93,7 @@ def merge(model: LlavaForConditionalGeneration) -> None:
 
 
 def standardise(projector: nn.Module, features: torch.Tensor) -> None:
-    """Let the first layer see features of mean 0 and deviation 1: folded into its weights, so that
+    """Let the first layer read features of mean 0 and deviation 1: folded into its weights, so that
     the checkpoint has no further layer. Some of DINOv2's dimensions are a hundred times others."""
     mean, deviation = features.mean(0), features.std(0).clamp(min=1e-3)
     with torch.no_grad():
@@ -132,15 +132,17 @@ class Reader(nn.Module):
         return nn.functional.cross_entropy(self(features, batch), batch.labels[batch.labels >= 0])
 
     @torch.no_grad()
-    def exact(self, seen: Seen) -> dict[str, float]:
+    def exact(self, encoded: Encoded) -> dict[str, float]:
         """Share of questions by kind whose every token is the likeliest one, which is what greedy
         decoding writes."""
         right: dict[str, list[bool]] = {kind: [] for kind in KINDS}
         rng = np.random.default_rng(0)
-        for indices in np.array_split(np.arange(len(seen.scenes)), -(-len(seen.scenes) // 16)):
-            batch = self.pack(seen, indices, rng)
+        for indices in np.array_split(
+            np.arange(len(encoded.scenes)), -(-len(encoded.scenes) // 16)
+        ):
+            batch = self.pack(encoded, indices, rng)
             due = batch.labels >= 0
-            wrong = self(seen.pooled(indices, self.side), batch).argmax(-1) != batch.labels[due]
+            wrong = self(encoded.pooled(indices, self.side), batch).argmax(-1) != batch.labels[due]
             rows = torch.arange(len(indices))[:, None].expand_as(due)[due]
             asked = torch.stack([rows, batch.segments[due]], 1)
             every, question = asked.unique(dim=0, return_inverse=True)
@@ -153,17 +155,17 @@ class Reader(nn.Module):
         every_kind = {"exact": float(np.mean(list(shares.values()))), **shares}
         return {name: round(value, 4) for name, value in every_kind.items()}
 
-    def pack(self, seen: Seen, indices: np.ndarray, rng: np.random.Generator) -> Packed:
+    def pack(self, encoded: Encoded, indices: np.ndarray, rng: np.random.Generator) -> Packed:
         """All questions about these scenes, in fresh wording."""
-        return self.packer.arrange([list(questions(seen.scenes[i], rng)) for i in indices])
+        return self.packer.arrange([list(questions(encoded.scenes[i], rng)) for i in indices])
 
 
 def train_words(
     stage: Stage,
     model: LlavaForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
-    train: Seen,
-    held_out: Seen,
+    train: Encoded,
+    held_out: Encoded,
     folder: Path,
     seed: int,
 ) -> None:
@@ -185,12 +187,12 @@ def train_words(
 
 
 def train_questions(
-    stage: Stage, reader: Reader, train: Seen, held_out: Seen, folder: Path, seed: int
+    stage: Stage, reader: Reader, train: Encoded, held_out: Encoded, folder: Path, seed: int
 ) -> None:
     """Stages 2 and 3: projector and adapters."""
     run, curve = Run(stage, reader, folder, seed), Curve(folder / CURVE)
     started = time.process_time()
-    held_out = Seen(held_out.scenes[:REPORTED], held_out.features[:REPORTED])
+    held_out = Encoded(held_out.scenes[:REPORTED], held_out.features[:REPORTED])
 
     def prepare(indices: np.ndarray, rng: np.random.Generator) -> tuple[torch.Tensor, Packed]:
         return train.pooled(indices, reader.side), reader.pack(train, indices, rng)
@@ -207,8 +209,8 @@ def train_all(
     plan: Plan,
     model: LlavaForConditionalGeneration,
     processor: LlavaProcessor,
-    train: Seen,
-    held_out: Seen,
+    train: Encoded,
+    held_out: Encoded,
     folder: Path,
     seed: int,
     echo: Callable[[str], None],

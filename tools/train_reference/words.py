@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from train_demo.scenes import PLACES
-from train_reference.features import Seen
+from train_reference.features import Encoded
 from train_reference.scenes import IMAGE_SIZE, Scene
 from train_reference.things import COLOURS, NOUNS
 
@@ -96,12 +96,12 @@ def targets_of(scenes: Sequence[Scene], side: int) -> torch.Tensor:
 
 
 def draw_patches(
-    seen: Seen, indices: np.ndarray, rng: np.random.Generator
+    encoded: Encoded, indices: np.ndarray, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Patches of these scenes with their targets, as many of pasted things as of photographs."""
-    features = seen.pooled(indices, int(seen.features.shape[1] ** 0.5)).flatten(0, 1)
-    side = int(seen.features.shape[1] ** 0.5)
-    targets = targets_of([seen.scenes[i] for i in indices], side).flatten(0, 1)
+    features = encoded.pooled(indices, int(encoded.features.shape[1] ** 0.5)).flatten(0, 1)
+    side = int(encoded.features.shape[1] ** 0.5)
+    targets = targets_of([encoded.scenes[i] for i in indices], side).flatten(0, 1)
     pasted = np.flatnonzero(targets[:, 0].numpy() > 0)
     bare = np.flatnonzero(targets[:, 0].numpy() == 0)
     half = min(PATCHES // 2, len(pasted), len(bare))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pocketvlm.errors import PictureError, PocketVLMError, RequestError, error_from_dict
+from pocketvlm_targets.text import one_line
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Refusal(Exception):
         code: str | None = None,
         retry_after: int | None = None,
     ) -> None:
+        message = one_line(message)  # which may quote names of the request
         super().__init__(message)
         self.status = status
         self.message = message

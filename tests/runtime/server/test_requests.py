@@ -202,6 +202,13 @@ def test_a_value_out_of_range_is_refused_by_its_name(body, param):
     assert refused(read_settings, body).param == param
 
 
+def test_a_refusal_that_quotes_a_request_is_one_line():
+    with pytest.raises(Refusal) as refusal:
+        read_settings({"logit_bias": {"a\r\nb": -101}})
+    message = "logit_bias.a b must be bigger than or equal to -100"
+    assert refusal.value.message == str(refusal.value) == message
+
+
 def test_pictures_are_taken_out_of_the_messages():
     body = {
         "messages": [

@@ -90,13 +90,16 @@ def test_beyond_the_rank_no_patch_is_picked_again(rank):
 
 
 def test_without_words_the_most_different_are_kept():
-    """Half of what is left of the kernel is S, whose picks do not depend on its scale."""
+    """Half of what is left of the kernel is S, whose picks do not depend on its scale. Its diagonal
+    is 1 but for rounding, so that the first pick is any of them."""
     rows = np.random.default_rng(4).normal(size=(16, 24)).astype(np.float32)
     evidence = Evidence(
         1, (4, 4), projected=torch.from_numpy(rows[None]), text=torch.zeros(1, 1, 24)
     )
     kept = make_pruner(NAME, {}).select(evidence, 5).indices[0].tolist()
-    assert kept == sorted(picks(unit(rows) @ unit(rows).T, 5))
+    kernel = unit(rows) @ unit(rows).T
+    firsts = [kernel + 1e-3 * np.diag(np.arange(16) == first) for first in range(16)]
+    assert kept in [sorted(picks(each, 5)) for each in firsts]
 
 
 def test_relevance_is_brought_to_one():

@@ -131,8 +131,9 @@ class SequenceLimits(_Checked):
         kept: sequences of questions outside of conversations; with 0 no prompt reuses another's.
         fixed_runs: whether a decoder that measures activations, as int8 ones do, prefills every
             prompt in the same runs, see `pocketvlm.decoders.prefix.run_ends`. A question then has
-            the same logits, bit for bit, whatever was asked before it. A first question takes
-            longer by a pass over the weights.
+            the same logits, bit for bit, whatever was asked before it; a further turn still
+            continues from what was decoded. A first question takes longer by a pass over the
+            weights.
     """
 
     memory_bytes: int = 1 << 30

@@ -226,6 +226,35 @@ def test_no_other_tokenizer_is_read_than_was_checked(copied_checkpoint):
         load_tokenizer(copied_checkpoint)
 
 
+@pytest.mark.parametrize("part", ["text_config", "vision_config"])
+def test_no_configuration_of_a_backbone_is_fetched(
+    copied_checkpoint, part, asked_hosts, monkeypatch
+):
+    """Detectors ask the Hub for it as their configuration is built, local files or not."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    stated = json.loads((copied_checkpoint / "config.json").read_text())
+    hostile = {"model_type": "detr", "backbone": "someone/else", "use_timm_backbone": False}
+    edit_json(copied_checkpoint, **{part: {**stated[part], **hostile}})
+    with pytest.raises(CheckpointError, match=rf"has {part}\.backbone"):
+        inspect_checkpoint(str(copied_checkpoint))
+    assert asked_hosts == []
+
+
+def test_no_file_of_this_machine_is_read_as_a_tokenizer(copied_checkpoint, tmp_path):
+    """Qwen2's class builds its tokenizer from tokenizer.json, then reads the file by this name."""
+    file = tmp_path / "secret"
+    file.write_text("secret")
+    edit_json(copied_checkpoint, model_type="qwen2_vl")
+    edit_json(
+        copied_checkpoint,
+        "tokenizer_config.json",
+        tokenizer_class="Qwen2Tokenizer",
+        gguf_file=str(file),
+    )
+    with pytest.raises(CheckpointError, match="has gguf_file"):
+        load_tokenizer(copied_checkpoint)
+
+
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("kind", ["CanineTokenizer", "MarianTokenizer", "RagTokenizer", 7])
 def test_no_tokenizer_with_files_of_its_own(copied_checkpoint, file, kind):

@@ -69,9 +69,9 @@ def _try_all(arguments: argparse.Namespace, base: Path) -> dict[str, object]:
     names = arguments.scenarios or [
         name for name, one in SCENARIOS.items() if not (arguments.light and one.heavy)
     ]
-    if any(SCENARIOS[name].heavy for name in names):
-        pass
-    for module in _IMPORTED:  # once, and not in every child
+    heavy = any(SCENARIOS[name].heavy for name in names)
+    # Once, and not in every child: nor do these read sources that have changed meanwhile.
+    for module in (*_IMPORTED, *(_OF_EXPORTS if heavy else ())):
         import_module(module)
 
     drawn = random.Random(arguments.seed)

@@ -1,5 +1,6 @@
 """Locks on a path: one holder among processes, threads and names; nothing is left behind."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from pocketvlm.errors import RequestError
+from pocketvlm.files import locks
+from pocketvlm.files.folders import staged
 from pocketvlm.files.locks import locked
 
 HOLD = """
@@ -128,3 +131,18 @@ def test_what_is_no_lock_file_is_refused_and_left_alone(tmp_path: Path, kind: st
     with pytest.raises(RequestError, match="a cannot be locked"):
         take(path)
     assert not victim.exists()
+
+
+def test_without_locks_what_another_run_builds_is_named_and_stays(tmp_path, monkeypatch, caplog):
+    """Nobody can tell whether that run has ended."""
+
+    def unknown(_descriptor):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks, "try_lock", unknown)
+    with staged(tmp_path / "out") as first:
+        (first / "weights").touch()
+        with staged(tmp_path / "out"):
+            assert (first / "weights").exists()
+    assert f"{first} is of another run" in caplog.text
+    assert list(tmp_path.iterdir()) == []

@@ -90,12 +90,12 @@ class Traces:
         if key is None:
             return self.trace(graph)
         path = self.folder / f"{key}.onnx"
-        if not path.exists():
-            model = self.trace(graph)
-            _store(model, graph.module, path)
-            return model
-        self.reused += 1
-        path.touch()
+        if path.exists():
+            self.reused += 1
+            path.touch()
+        else:
+            _store(self.trace(graph), graph.module, path)
+        # The first time too: its bytes are others than those of what the tracer gives.
         return _load(path, graph.module)
 
 

@@ -17,9 +17,16 @@ from pocketvlm_export.checkpoint.settings import brief
 CONFIG, TOKENIZER, PICTURES = "config.json", "tokenizer_config.json", "preprocessor_config.json"
 # Of config.json, at any depth.
 _QUANTIZED = "quantization_config"  # chooses a quantizer, whose kernels come from the Hub
-# transformers reads one of the files that are named in place of the one that names them.
-_OTHER_FILES = {CONFIG: "configuration_files", TOKENIZER: "fast_tokenizer_files"}
-_PER_LAYER = "per_layer_config"  # a configuration within each layer's
+_OTHER_CONFIGS = frozenset(
+    {
+        "configuration_files",  # transformers reads one of them in place of config.json
+        "per_layer_config",  # a configuration within each layer's
+        "backbone",  # a repository whose configuration detectors fetch, or a folder
+    }
+)
+# Of tokenizer_config.json: transformers reads one of the first in place of tokenizer.json, and the
+# second, any file of this machine, for classes that build their tokenizer themselves.
+_OTHER_TOKENIZERS = ("fast_tokenizer_files", "gguf_file")
 # Classes of transformers that prepare pictures from their settings alone. Others fetch files from
 # the Hub when they are built, or read any that is named, as OneFormer's does.
 _PICTURE_CLASSES = frozenset(
@@ -34,8 +41,8 @@ _SUFFIXES = ("Fast", "Pil")  # of the same classes for other libraries
 
 
 def check_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse a config.json whose settings would have transformers load a quantizer, or read another
-    configuration than this one. Raises `CheckpointError`."""
+    """Refuse a config.json whose settings would have transformers load a quantizer, or read or
+    fetch another configuration than this one. Raises `CheckpointError`."""
     for path, value in _settings(config):
         name = path.rpartition(".")[2]
         if name == _QUANTIZED:
@@ -44,17 +51,17 @@ def check_config(folder: Path, config: Mapping[str, Any]) -> None:
                 f"{folder} is already quantized{where}",
                 advice="give the float16, bfloat16 or float32 checkpoint",
             )
-        if name in (_OTHER_FILES[CONFIG], _PER_LAYER):
+        if name in _OTHER_CONFIGS:
             raise _refused(folder / CONFIG, path, value)
 
 
 def check_tokenizer_config(folder: Path) -> None:
-    """Refuse a tokenizer that would be read from other files than tokenizer.json: by a list of
-    files, or by a class that has files of its own. Raises `CheckpointError`."""
+    """Refuse a tokenizer that would be read from other files than tokenizer.json: by their names,
+    or by a class that has files of its own. Raises `CheckpointError`."""
     stated = read_json(folder / TOKENIZER)
-    name = _OTHER_FILES[TOKENIZER]
-    if stated.get(name) is not None:
-        raise _refused(folder / TOKENIZER, name, stated[name])
+    for name in _OTHER_TOKENIZERS:
+        if stated.get(name) is not None:
+            raise _refused(folder / TOKENIZER, name, stated[name])
     for file in (TOKENIZER, CONFIG):
         kind = read_json(folder / file).get("tokenizer_class")
         if kind is not None and not (isinstance(kind, str) and upstream.reads_tokenizer_json(kind)):

@@ -8,7 +8,8 @@ import mmap
 import re
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -48,7 +49,8 @@ def check_files(root: Path, files: Mapping[str, FileEntry], check: Check = "auto
         )
     resolved = {name: resolve(root, name) for name in files}
     for name, path in resolved.items():
-        size = path.stat().st_size
+        with _reading(root / name):
+            size = path.stat().st_size
         if size != files[name].bytes:
             raise ArtifactError(
                 f"{root / name} has {size} bytes, the manifest says {files[name].bytes}",
@@ -151,11 +153,25 @@ def _check_hashes(
 ) -> None:
     remembered = _Remembered()
     for name, path in resolved.items():
-        if remembered.sha256(path, reuse=use_memory) != files[name].sha256:
+        with _reading(root / name):
+            digest = remembered.sha256(path, reuse=use_memory)
+        if digest != files[name].sha256:
             raise ArtifactError(
                 f"{root / name} was altered (its SHA-256 differs)", advice="copy or export it again"
             )
     remembered.write_down()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Refuse a file that cannot be read: one without the permission, one that another process has
+    removed since it was looked up, a damaged disk."""
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(
+            f"{path} cannot be read ({error.strerror or error})", advice="copy or export it again"
+        ) from error
 
 
 class _Remembered:

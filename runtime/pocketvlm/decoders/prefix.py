@@ -27,8 +27,9 @@ class CachedSequence:
 
     Without a ``division`` a prompt continues from any token, and the rest is read in one run. With
     one it is read in the runs that the division names, and continues only from where such a run
-    ended, or from all that the cache holds. Then what the cache holds of a prompt is the same
-    whatever was asked before, bit for bit.
+    ended, or from all that the cache holds. Then what the cache holds of a question is the same
+    whatever was asked before, bit for bit. A further turn continues from the answer as it was
+    decoded, token by token.
 
     Attributes:
         sequence: the one it wraps, which nobody else may change.
@@ -56,7 +57,7 @@ class CachedSequence:
         self._prompt, self._decoded, self._ends = [], [], []
         self.sequence.keep(cached)
         cached = self.sequence.length
-        further = [end for end in ends if end > cached]
+        further = [end for end in ends if end > cached] or [total]  # of none the sequence refuses
         logits = self._read(prompt, cached, further)
         self._prompt, self._ends = prompt, sorted({*earlier, cached, *further} - {0})
         return logits, cached

@@ -8,6 +8,8 @@ there.
 removes it where its successor is in place, else names it |
 | ``.NAME.lock`` | locked by the run at work | takes it over |
 
+On a disk without locks they are named and stay: they may be of a run at work.
+
 Where the system can, old and new change places in one step: whoever opens the destination meanwhile
 gets one of the two.
 """
@@ -75,8 +77,11 @@ def staged(destination: Path, *, setting: str = "output", wait: float = 0) -> It
     advice = "wait until it has ended, or choose another folder"
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with locked(destination, advice=advice, setting=setting, wait=wait):
-            _recover(destination, setting)
+        with locked(destination, advice=advice, setting=setting, wait=wait) as is_certain:
+            if is_certain:  # else they may be of a run at work
+                _recover(destination, setting)
+            else:
+                _name_leftovers(destination)
             try:
                 folder.mkdir(mode=0o700)
                 yield folder
@@ -214,6 +219,13 @@ def _write_note(aside: Path, folder: Path, before: Content) -> None:
     note = {"successor": [info.st_dev, info.st_ino], "before": _digest(before)}
     (aside / _NOTE).write_text(json.dumps(note), encoding="utf-8")
     bring_to_disk(aside)
+
+
+def _name_leftovers(destination: Path) -> None:
+    """Say what lies beside ``destination``, where no lock tells whether somebody works on it."""
+    for suffix in (_PARTIAL, _OLD):
+        for left in leftovers(destination, suffix):
+            _log.warning("%s is of another run, or was left by one that was killed", left)
 
 
 def _recover(destination: Path, setting: str) -> None:

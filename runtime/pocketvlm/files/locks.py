@@ -21,8 +21,9 @@ _PAUSE = 0.02  # seconds between two attempts of one who waits
 
 
 @contextmanager
-def locked(path: Path, *, advice: str, setting: str = "", wait: float = 0) -> Iterator[None]:
-    """Keep every other `locked` on ``path``, of any process or thread, out of the block.
+def locked(path: Path, *, advice: str, setting: str = "", wait: float = 0) -> Iterator[bool]:
+    """Keep every other `locked` on ``path``, of any process or thread, out of the block. Gives
+    whether that is certain.
 
     The lock is the operating system's, on an empty file ``.NAME.lock`` beside ``path``, so it ends
     with the process however that ends. A lock file that a kill left behind locks nothing. Links are
@@ -43,36 +44,37 @@ def locked(path: Path, *, advice: str, setting: str = "", wait: float = 0) -> It
     target = real_path(path)
     beside = target.with_name(f".{label(target.name)}.lock")
     try:
-        descriptor = _acquire(beside)
+        lock = _acquire(beside)
         until = time.monotonic() + wait
-        while descriptor is None and time.monotonic() < until:
+        while lock is None and time.monotonic() < until:
             time.sleep(_PAUSE)
-            descriptor = _acquire(beside)
+            lock = _acquire(beside)
     except OSError as error:
         raise RequestError(
             f"{path} cannot be locked ({error.strerror or type(error).__name__})",
             advice=f"name another place, or remove {beside.name} there",
             setting=setting,
         ) from error
-    if descriptor is None:
+    if lock is None:
         raise RequestError(f"another process is writing {path}", advice=advice, setting=setting)
+    descriptor, is_certain = lock
     try:
-        yield
+        yield is_certain
     finally:
         _release(beside, descriptor)
 
 
-def _acquire(beside: Path) -> int | None:
-    """A locked descriptor of the file ``beside``, made where it is missing; None where another
-    holds it. Raises OSError where the file is impossible."""
+def _acquire(beside: Path) -> tuple[int, bool] | None:
+    """A locked descriptor of the file ``beside``, made where it is missing, and whether the disk
+    knows locks; None where another holds it. Raises OSError where the file is impossible."""
     # A link is no lock file of ours: O_NOFOLLOW (not on Windows) keeps it from being opened.
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     for _ in range(_ATTEMPTS):
         descriptor = os.open(beside, flags, 0o600)
         try:
-            _lock(descriptor, beside)
+            is_certain = _lock(descriptor, beside)
             if _is_still(beside, descriptor):
-                return descriptor
+                return descriptor, is_certain
         except (BlockingIOError, PermissionError):  # EAGAIN of flock; EACCES of Windows
             os.close(descriptor)
             return None
@@ -83,14 +85,17 @@ def _acquire(beside: Path) -> int | None:
     return None
 
 
-def _lock(descriptor: int, beside: Path) -> None:
-    """Lock an open file, with a warning in place of a lock where the disk knows none."""
+def _lock(descriptor: int, beside: Path) -> bool:
+    """Lock an open file, and return True; with a warning in place of a lock, and False, where the
+    disk knows none."""
     try:
         try_lock(descriptor)
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise
         _log.warning("the disk of %s knows no locks: start nothing else that writes there", beside)
+        return False
+    return True
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

@@ -1,5 +1,6 @@
 """Artifacts: a sound one opens, and each way of being damaged or hostile is refused in one line."""
 
+import errno
 import json
 import os
 import time
@@ -346,6 +347,15 @@ def test_a_linked_folder_and_a_linked_manifest_may_not_leave_either(artifact_dir
     (artifact_dir / MANIFEST_NAME).rename(artifact_dir.parent / MANIFEST_NAME)
     (artifact_dir / MANIFEST_NAME).symlink_to(artifact_dir.parent / MANIFEST_NAME)
     refuse(artifact_dir, "leaves the folder")
+
+
+def test_a_file_that_nobody_may_read_is_refused_in_a_line(artifact_dir, monkeypatch):
+    def denied(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(integrity, "sha256_of", denied)
+    with pytest.raises(PocketVLMError, match=r"cannot be read \(Permission denied\)"):
+        Artifact.open(artifact_dir, "full")
 
 
 def test_a_pipe_in_place_of_a_file_is_refused_without_reading(artifact_dir):

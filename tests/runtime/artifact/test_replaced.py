@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pocketvlm import VLM, Artifact, EngineSettings, PocketVLMError
-from pocketvlm.artifact import replaced
+from pocketvlm.artifact import integrity, replaced
 from pocketvlm.files import folders
 from pocketvlm.files.folders import content_of, put_in_place, staged
 from pocketvlm.files.remembered import read_remembered
@@ -90,6 +90,25 @@ def test_models_answer_as_the_old_one_or_the_new_one(place, picture, monkeypatch
     expected = [answer(place.parent / name) for name in ("one", "other")]
     assert expected[0] != expected[1]
     assert set(while_replaced(place, lambda: answer(place))) <= set(expected)
+
+
+def test_one_without_a_file_that_the_old_one_had_is_read(tmp_path, monkeypatch):
+    """The name of a file was looked up, and then it is gone: as where precisions differ."""
+    place, other = tmp_path / "artifact", tmp_path / "other"
+    write_artifact(place, budgets=(6, 12))
+    write_artifact(other, budgets=(6,))
+    files = Artifact.open(place).manifest.files
+    expected = Artifact.open(other).manifest.files
+    gone = next(name for name in files if name not in expected)
+    read = integrity.sha256_of
+
+    def late(path: Path) -> str:
+        if path == place / gone:
+            replace(place, other)
+        return read(path)
+
+    monkeypatch.setattr(integrity, "sha256_of", late)
+    assert Artifact.open(place, "full").manifest.files == expected
 
 
 def test_a_moment_without_a_folder_is_waited_for(place, monkeypatch):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from pocketvlm.decoders.prefix import CachedSequence, after, common_length, joined, run_ends
+from pocketvlm.errors import RequestError
 from pocketvlm.layouts import TokenGrid
 
 
@@ -241,6 +242,16 @@ def test_a_question_is_read_in_the_same_runs_whatever_came_before(exchanges, las
     CachedSequence(alone, division).prefill(last)
     assert recorder.runs == alone.runs
     assert cached in (0, *(end for _, end in alone.runs[:-1]))
+
+
+@pytest.mark.parametrize("division", [None, functools.partial(run_ends, beginning=BEGINNING)])
+def test_a_prompt_of_nothing_is_the_sequences_to_refuse(division):
+    class Refusing(Divided):
+        def prefill(self, segments):
+            raise RequestError("nothing to prefill")
+
+    with pytest.raises(RequestError, match="nothing to prefill"):
+        CachedSequence(Refusing(), division).prefill([])
 
 
 def test_time_is_that_of_all_runs():

@@ -287,7 +287,12 @@ def test_a_method_inside_the_decoder_is_named_in_few_files(packages):
     assert 0 < len(sources) <= MOST_FILES_OF_A_METHOD, sorted(sources)
 
 
-PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")))
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")),
+)
 # A link to a file here, or a file of the source or the tests in backticks.
 NAMED_FILE = re.compile(
     r"\]\((?!https?:|#)([^)#]+)|`((?:tests|exporter|runtime|profiles)/[\w./-]+)`"
@@ -301,6 +306,25 @@ def test_files_that_the_pages_name_exist(page):
             continue
         named = (ROOT / page).parent / link if link else ROOT / path
         assert named.exists(), link or path
+
+
+def test_the_readme_is_read_in_two_minutes():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 120
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/families.md"])
+def test_every_family_is_on_the_page_with_its_parity_test(page):
+    """A link to tests that name the family, where its row says `model_type`."""
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|(.*)", (ROOT / page).read_text("utf-8"), re.M)
+    tests = {
+        model_type: re.findall(r"\]\(([^)]*tests/[^)]*\.py)\)", row)
+        for names, row in rows
+        for model_type in re.findall(r"\w+", names)
+    }
+    for model_type in FAMILIES:
+        texts = [((ROOT / page).parent / file).read_text("utf-8") for file in tests[model_type]]
+        name = re.compile(model_type.replace("_", "[-_. ]?"), re.IGNORECASE)  # Qwen2.5-VL too
+        assert any(map(name.search, texts)), model_type
 
 
 _QUOTED = re.compile(r"```python\n(.*?)```", re.DOTALL)

@@ -51,8 +51,8 @@ class ExportOptions:
         decoder_scores: whether the decoder's graphs also say what their attention pays to each
             token, so that the artifact can guide a larger one.
         decoder: a key of `pocketvlm_targets.DECODERS`.
-        vision_precisions, decoder_precisions: keys of `PRECISIONS`; the decoder's are those of its
-            graphs.
+        vision_precisions: keys of `PRECISIONS`, of the vision graphs.
+        decoder_precisions: keys of `PRECISIONS`, of the decoder's ONNX graphs.
         calibration: folder with pictures on which the activations of a calibrated precision are
             measured; None where no precision is.
         embed_precisions: of the embedding tables; empty for those that go with the decoder's.

@@ -46,7 +46,8 @@ class Guided:
     Threads may share it as they share a `VLM`; the guide may guide several models.
 
     Attributes:
-        model, guide: both of them; the caller closes them.
+        model: the large one; the caller closes it.
+        guide: the small one; the caller closes it too.
         confidence: the least at which the guide's own answer is the result; None for never.
     """
 

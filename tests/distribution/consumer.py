@@ -15,11 +15,16 @@ from pocketvlm import (
     Artifact,
     Chat,
     EngineSettings,
+    FeatureLimits,
     Guided,
     Limits,
     PictureLimits,
     PocketVLMError,
+    Provider,
     Sampling,
+    SequenceLimits,
+    VideoLimits,
+    __version__,
 )
 
 
@@ -33,6 +38,19 @@ def ask(folder: Path, photo: Path) -> str:
     assert_type(answer.timings_ms["ttft"], float)
     assert_type(answer.kept_indices, list[list[int]])
     return answer.text
+
+
+def on_a_gpu(folder: Path) -> str:
+    limits = Limits(
+        videos=VideoLimits(max_seconds=20),
+        features=FeatureLimits(memory_bytes=8 << 20),
+        sequences=SequenceLimits(kept=1),
+    )
+    provider = Provider("CUDAExecutionProvider", {"device_id": "0"})
+    vlm = VLM.load(folder, settings=EngineSettings(providers=(provider,)), limits=limits)
+    assert_type(vlm.cache_bytes, int)
+    assert_type(__version__, str)
+    return vlm.decoder
 
 
 def other_pictures(vlm: VLM) -> None:

@@ -1,5 +1,6 @@
 """What pyproject.toml states is what the pages and the files for a public host say."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -60,10 +61,10 @@ def test_the_workflow_runs_what_ci_runs_on_every_python():
 def test_hooks_run_what_lint_runs():
     makefile = (ROOT / "Makefile").read_text()
     recipe = re.search(r"^lint: .*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1]
-    lint = {" ".join(line.replace("$(BIN)/", "").split()[:2]) for line in recipe.splitlines()}
+    lint = {line.replace("$(BIN)/", "").strip().removesuffix(" .") for line in recipe.splitlines()}
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
-    run = {" ".join(hook["entry"].replace(".venv/bin/", "").split()[:2]) for hook in hooks}
-    assert run == {command.removesuffix(" .") for command in lint}
+    run = {hook["entry"].replace(".venv/bin/", "") for hook in hooks}
+    assert {command.removesuffix(" --force-exclude") for command in run} == lint
 
 
 def test_the_citation_is_of_this_release():
@@ -72,6 +73,11 @@ def test_the_citation_is_of_this_release():
     assert citation["license"] == PROJECT["license"]
     assert citation["cff-version"] == "1.2.0"
     assert {"message", "title", "authors"} <= set(citation)
+
+
+def test_the_javascript_client_is_of_this_release():
+    for name in ("package.json", "package-lock.json"):
+        assert json.loads((ROOT / "clients" / name).read_text())["version"] == PROJECT["version"]
 
 
 @pytest.mark.parametrize("form", ["bug.yml", "checkpoint.yml"])

@@ -1,9 +1,12 @@
 """Somebody else's typed program against the wheel: mypy --strict knows every public name."""
 
+import ast
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pocketvlm
 
 CONSUMER = Path(__file__).with_name("consumer.py")
 WRONG = """
@@ -27,6 +30,11 @@ def mypy(python, folder, *names):
     assert lines, done.stderr
     assert lines[-1].endswith(f"(checked {len(names)} source files)"), done.stdout
     return {name: [line for line in lines if line.startswith(f"{name}:")] for name in names}
+
+
+def test_the_program_uses_every_public_name():
+    used = {node.id for node in ast.walk(ast.parse(CONSUMER.read_text())) if hasattr(node, "id")}
+    assert set(pocketvlm.__all__) <= used
 
 
 def test_a_typed_program_and_a_wrong_one(python, tmp_path):

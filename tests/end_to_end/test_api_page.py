@@ -2,6 +2,8 @@
 the docstrings say."""
 
 import re
+from dataclasses import fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,18 @@ def test_every_public_name_is_on_the_page():
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_has_an_example(name):
     assert "```pycon\n>>> " in entries()[name]
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.title)
+def test_every_field_has_a_row_and_every_row_is_a_value_or_a_name(chapter):
+    for name in chapter.names:
+        public = getattr(import_module(chapter.module), name)
+        rows = dict(re.findall(r"^\| `([^`]*)` \|(?: (?:`([^`]*)` )?\|)?", entries()[name], re.M))
+        if is_dataclass(public) and isinstance(public, type):
+            own = {field.name for field in fields(public) if field.name in public.__annotations__}
+            assert own <= set(rows), name
+        assert all(row.isidentifier() for row in rows), name
+        assert not [default for default in rows.values() if default.startswith("field(")], name
 
 
 def test_the_page_says_what_the_docstrings_say():

@@ -19,6 +19,7 @@ PAGES = (
     "README.md",
     "docs/quickstart.md",
     "docs/concepts.md",
+    "docs/by-the-question.md",
     "docs/api.md",
     "docs/evaluate.md",
     "docs/providers.md",

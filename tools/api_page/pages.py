@@ -68,10 +68,13 @@ def _defaults(entry: griffe.Object) -> dict[str, str]:
         return {}
     fields = [member for member in entry.members.values() if isinstance(member, griffe.Attribute)]
     values = {field.name: str(field.value) for field in fields if field.value is not None}
-    return {
-        name: re.sub(r"^field\(default_factory=(\w+).*\)$", r"\1()", value)
-        for name, value in values.items()
-    }
+    return {name: _default(value) for name, value in values.items()}
+
+
+def _default(value: str) -> str:
+    """The value that `dataclasses.field` sets, where a default is written with it."""
+    made = re.sub(r"^field\(default_factory=(\w+).*\)$", r"\1()", value)
+    return re.sub(r"^field\(default=([^,()]+).*\)$", r"\1", made)
 
 
 def _signature(name: str, function: griffe.Function) -> str:
@@ -113,6 +116,8 @@ def _table(head: str, rows: Iterable[Any], defaults: dict[str, str]) -> str:
     lines = [f"| {head} |{' default |' if defaults else ''} |"]
     lines.append("|---" * (3 if defaults else 2) + "|")
     for row in rows:
+        if not row.name.isidentifier():
+            raise ValueError(f"a row of a docstring names {row.name!r}: one name is one row")
         default = f" `{_cell(defaults[row.name])}` |" if row.name in defaults else " |"
         middle = default if defaults else ""
         lines.append(f"| `{row.name}` |{middle} {_cell(_line(row.description))} |")

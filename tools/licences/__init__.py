@@ -36,7 +36,18 @@ CARRIED = {
 }
 # The extras by who needs them; what comes with none of them only builds.
 DEVICE, BUILD = "runtime", "building"
-EXTRAS = ("video", "grammar", "llama", "serve", "measure", "cluster", "export", "test", "lint", "docs")
+EXTRAS = (
+    "video",
+    "grammar",
+    "llama",
+    "serve",
+    "measure",
+    "cluster",
+    "export",
+    "test",
+    "lint",
+    "docs",
+)
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,11 @@ public class OrtSession implements AutoCloseable {
       threads = numThreads;
     }
 
+    public void setMemoryPatternOptimization(boolean memoryPatternOptimization)
+        throws OrtException {
+      checkClosed();
+    }
+
     public void addConfigEntry(String configKey, String configValue) throws OrtException {
       checkClosed();
       if (configKey.isEmpty()) {

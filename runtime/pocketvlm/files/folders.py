@@ -258,7 +258,7 @@ def _settle(aside: Path, destination: Path, setting: str) -> RequestError | None
                 _log.warning("%s was not replaced: what was there before is back", destination)
         if problem:
             return RequestError(
-                f"{destination} {problem}, and what was there lies in {old}",
+                f"{destination} {problem}, and its old content is in {old}",
                 advice="move it back, or remove it",
                 setting=setting,
             )

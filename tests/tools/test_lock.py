@@ -100,3 +100,11 @@ def test_the_torch_of_a_machine(builds, installed, tmp_path, capfd, monkeypatch)
     printed = capfd.readouterr().err
     assert ("comes without hashes" in printed) == (installed == PLAIN)
     assert ("DO NOT MATCH THE HASHES" in printed) == (installed is None)
+
+
+def test_a_fault_of_the_way_to_torch_does_not_bring_another(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    locked = Locked(TORCH, CPU, f"{TORCH}=={CPU} --hash=sha256:{'0' * 64}")
+    assert _torch(locked, ["--no-such-option"])
+    assert "comes without hashes" not in capfd.readouterr().err

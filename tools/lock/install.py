@@ -18,6 +18,8 @@ from pathlib import Path
 
 from lock import CONSTRAINTS, LLAMA_CPP, LOCK, ROOT, TORCH, Locked, read_lock
 
+_NOWHERE = "No matching distribution found"  # pip, of a release that no index or link has
+
 
 def main(pip_args: Sequence[str]) -> int:
     """Install everything; returns pip's exit status where it fails."""
@@ -33,7 +35,8 @@ def _torch(torch: Locked, pip_args: Sequence[str]) -> int:
     """The locked build where pip can have it, else the release without hashes."""
     release = f"{TORCH}=={torch.version}"
     asked = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", *pip_args, release]
-    if subprocess.run(asked, cwd=ROOT, capture_output=True, check=False).returncode == 0:
+    answer = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
+    if answer.returncode == 0 or _NOWHERE not in answer.stderr:  # a fault, which comes again
         return _install([torch], pip_args)
     print(f"{release} is not available here: {TORCH} comes without hashes", file=sys.stderr)
     return _pip("install", *pip_args, "--constraint", str(CONSTRAINTS), TORCH)

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from pocketvlm.artifact.manifest import MANIFEST_NAME
 from pocketvlm.errors import ArtifactError, PocketVLMError
 from pocketvlm.files import leftovers, real_path, user_path
 
 T = TypeVar("T")
 Load = TypeVar("Load", bound=Callable[..., Any])
-Identity = tuple[int, int]  # device and inode
+Identity = tuple[int, ...]  # device and inode of a folder; inode and time of its manifest
 
 _ATTEMPTS = 50
 _PAUSE = 0.02  # seconds
@@ -23,12 +24,19 @@ _ASIDE = ".old"  # what `pocketvlm.files.folders` sets aside, where two names ca
 
 
 def identity_of(folder: Path) -> Identity | None:
-    """What tells a folder from another that takes its name; None where there is none."""
+    """What tells a folder from another that takes its name; None where there is none.
+
+    A folder that is removed may leave its inode to the next one, so its manifest counts too.
+    """
     try:
         info = folder.stat()
     except OSError:
         return None
-    return info.st_dev, info.st_ino
+    try:
+        manifest = (folder / MANIFEST_NAME).stat()
+    except OSError:
+        return info.st_dev, info.st_ino
+    return info.st_dev, info.st_ino, manifest.st_ino, manifest.st_mtime_ns
 
 
 def read_whole(folder: Path, read: Callable[[], T]) -> T:
@@ -55,8 +63,8 @@ def read_whole(folder: Path, read: Callable[[], T]) -> T:
             before.close()
         time.sleep(_PAUSE)
     raise ArtifactError(
-        f"{folder} is replaced over and over while it is read",
-        advice="wait until it is written, then try again",
+        f"{folder} is being replaced all the time, or was when its writer was killed",
+        advice="wait until it is written, or export it again",
     )
 
 

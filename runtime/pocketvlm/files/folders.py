@@ -230,13 +230,18 @@ def _name_leftovers(destination: Path) -> None:
 
 def _recover(destination: Path, setting: str) -> None:
     """Name and deal with what killed runs left beside ``destination``, which is locked."""
-    for left in leftovers(destination, _PARTIAL):
+    for left in filter(_is_ours, leftovers(destination, _PARTIAL)):
         _log.warning("%s was left by a run that was killed, and is removed", left)
         _remove(left)
-    for aside in leftovers(destination, _OLD):
+    for aside in filter(_is_ours, leftovers(destination, _OLD)):
         _log.warning("%s was left by a run that was killed", aside)
         if (problem := _settle(aside, destination, setting)) is not None:
             _log.warning("%s", problem)
+
+
+def _is_ours(left: Path) -> bool:
+    """Whether a leftover is this user's: another's may be planted, to be put in place."""
+    return os.name == "nt" or left.lstat().st_uid == os.geteuid()
 
 
 def _settle(aside: Path, destination: Path, setting: str) -> RequestError | None:

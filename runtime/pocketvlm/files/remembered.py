@@ -17,7 +17,7 @@ from pocketvlm.errors import RequestError
 from pocketvlm.files import private_folder, replace_private
 from pocketvlm.files.locks import locked
 
-_WAIT = 2.0  # seconds for another process, which holds a table for milliseconds
+_WAIT = 30.0  # seconds; another process holds a table for milliseconds, but where it is starved
 _log = logging.getLogger(__name__)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,7 +127,7 @@ def test_a_moment_without_a_folder_is_waited_for(place, monkeypatch):
     monkeypatch.setattr(replaced.time, "sleep", pause)
     assert Artifact.open(place).manifest.files == tables(place)[0]
     shutil.rmtree(place)
-    with pytest.raises(PocketVLMError, match="replaced over and over"):
+    with pytest.raises(PocketVLMError, match="being replaced all the time"):
         Artifact.open(place)  # of an export that was killed: the next one puts it back
     shutil.rmtree(aside)
     with pytest.raises(PocketVLMError, match="no such folder"):
@@ -141,6 +142,24 @@ def test_files_of_one_that_was_replaced_since_are_refused(place):
         with pytest.raises(PocketVLMError, match="was replaced since it was opened"):
             read("tokenizer.json")
     assert Artifact.open(place).path("tokenizer.json").is_file()
+
+
+def test_one_with_the_number_of_the_one_that_was_opened_is_another(place, monkeypatch):
+    """Disks give the inode of a folder that was removed to the next one."""
+    artifact = Artifact.open(place)
+    number = place.stat().st_ino
+    replace(place, place.parent / "other")
+    plain = Path.stat
+
+    def stat(path, **options):
+        info = plain(path, **options)
+        if path != place:
+            return info
+        return SimpleNamespace(st_dev=info.st_dev, st_ino=number, st_mode=info.st_mode)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(PocketVLMError, match="was replaced since it was opened"):
+        artifact.path("tokenizer.json")
 
 
 def test_a_late_decoder_is_of_the_same_artifact_or_refused(place, picture):

@@ -301,6 +301,17 @@ def test_what_is_not_ours_is_not_cleaned_up(output, caplog):
     assert not caplog.text
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can")
+@pytest.mark.parametrize("suffix", [".partial", ".old"])
+def test_what_another_user_planted_is_not_put_in_place(output, caplog, suffix):
+    planted = output.parent / f".artifact.0123456789abcdef{suffix}"
+    write(planted / "artifact", {"planted.txt": "not ours"})
+    os.chown(planted, 65534, 65534)
+    build_into(output)
+    assert not (output / "planted.txt").exists()
+    assert (planted / "artifact" / "planted.txt").exists()
+
+
 def test_an_artifact_that_lies_aside_while_another_took_its_place_is_named(output, caplog):
     aside = output.parent / ".artifact.0123456789abcdef.old"
     write(aside / "artifact", OLD)

@@ -23,7 +23,7 @@ import pocketvlm
 import pocketvlm_export
 from pocketvlm import errors
 from pocketvlm.artifact import SCHEMA_VERSION
-from pocketvlm.cli import COMMANDS
+from pocketvlm.cli import main
 from pocketvlm_export.packaging import using
 from pocketvlm_export.verification.gate import ParityError
 
@@ -136,8 +136,8 @@ def _own_commands() -> Iterable[str]:
 
 def _options(name: str) -> list[str]:
     """A command's options and arguments, as they are written."""
-    command = COMMANDS.load_entry(COMMANDS.entry(name))
-    assert isinstance(command, click.Command), name
+    command = main.get_command(click.Context(main), name)
+    assert command is not None, name
     return sorted(
         written
         for parameter in command.params

@@ -448,3 +448,12 @@ def test_weights_of_another_shape_than_the_configuration_says(make_tiny, channel
     opened = open_checkpoint(str(checkpoint))
     with pytest.raises(CheckpointError, match=reason):
         opened.family.load_tower(opened.weights, opened.spec, layers=4, attention="eager")
+
+
+def test_what_torch_asserts_of_a_configuration_is_a_refusal(make_tiny):
+    checkpoint = make_tiny()
+    config = json.loads((checkpoint / "config.json").read_text())
+    edit_json(checkpoint, text_config={**config["text_config"], "pad_token_id": 1 << 20})
+    opened = open_checkpoint(str(checkpoint))
+    with pytest.raises(CheckpointError, match="cannot be built of its configuration"):
+        opened.family.load_decoder(opened.weights, opened.spec, attention="eager")

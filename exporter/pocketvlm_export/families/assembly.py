@@ -61,8 +61,9 @@ def fill(
 
 
 # What transformers' classes and torch raise of values that nobody has checked; RuntimeError: sizes
-# that are beyond torch, and recursion.
+# that are beyond torch, and recursion; AssertionError: torch's own checks of sizes.
 _OF_BUILDING = (
+    AssertionError,
     KeyError,
     ValueError,
     TypeError,

@@ -62,7 +62,7 @@ format: install
 # The demo and a tiny checkpoint of every family, in every precision and engine, against Hugging Face's own classes: docs/parity.md.
 # Half an hour on two cores where nothing else runs; what is in build/parity is not made again.
 parity: install
-	$(TOOL) parity --page docs/parity.md --figures docs/parity.json
+	$(TOOL) parity --page docs/parity.md --figures docs/data/parity.json
 	$(TOOL) parity.histories --page docs/precisions.md
 
 # transformers.js in Node answers from the same folder as Hugging Face does; needs npm.

@@ -106,15 +106,13 @@ def artifact_of(build: Path, name: str, method: str) -> tuple[str, Path]:
     checkpoint = DEMO if name == DEMO else str(_checkpoint(build, name))
     folder = build / f"{name}-{method}"
     if not folder.exists():
+        has_pictures = form_of(name).medium != "video"  # on which alone ranges are measured
         options = ExportOptions(
             pruner=NONE if method == NONE else None,
-            vision_precisions=names_for("vision"),
+            vision_precisions=names_for("vision", calibrated=has_pictures),
             decoder_precisions=names_for("decoder"),
-            calibration=_calibration(build, name),
+            calibration=_calibration(build, name) if has_pictures else None,
         )
-        if form_of(name).medium == "video":  # no ranges of activations are measured on clips
-            calibrated = names_for("vision", calibrated=False)
-            options = replace(options, vision_precisions=calibrated, calibration=None)
         if _has_gguf(checkpoint):
             options = replace(options, decoder="both", gguf_types=tuple(GGUF_TYPES))
         export(checkpoint, folder, options, kept=KeptFiles(build / f"{name}-kept"))

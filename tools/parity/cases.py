@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import click
+
 from make_checkpoint import HUB_PRESETS, PRESETS, make_checkpoint
 from make_checkpoint.output import new_folder
 from parity.drawn import Form, draw
@@ -16,10 +18,11 @@ from pocketvlm.limits import NOTHING_KEPT, Limits
 from pocketvlm.ort.settings import EngineSettings
 from pocketvlm_export import ExportOptions, export
 from pocketvlm_export.gguf import architecture
-from pocketvlm_export.gguf_types import GGUF_TYPES
+from pocketvlm_export.gguf_types import GATE_GGUF_TYPE, GGUF_TYPES
 from pocketvlm_export.kept_files import KeptFiles
 from pocketvlm_export.loading import inspect_checkpoint
 from pocketvlm_export.precisions import GATE_PRECISION, PAIR, names_for
+from pocketvlm_export.verification import ParityError
 
 DEMO = "demo"
 NONE, DEFAULT = "none", "default"  # methods
@@ -115,8 +118,20 @@ def artifact_of(build: Path, name: str, method: str) -> tuple[str, Path]:
         )
         if _has_gguf(checkpoint):
             options = replace(options, decoder="both", gguf_types=tuple(GGUF_TYPES))
-        export(checkpoint, folder, options, kept=KeptFiles(build / f"{name}-kept"))
+        _export(checkpoint, folder, options, KeptFiles(build / f"{name}-kept"))
     return checkpoint, folder
+
+
+def _export(checkpoint: str, folder: Path, options: ExportOptions, kept: KeptFiles) -> None:
+    """Export, without lossy GGUF types where the gate refuses one: random weights prefer no token
+    clearly."""
+    try:
+        export(checkpoint, folder, options, kept=kept)
+    except ParityError as refusal:
+        if not options.gguf_types:
+            raise
+        click.echo(f"{folder.name} in GGUF {GATE_GGUF_TYPE} only: {refusal}", err=True)
+        export(checkpoint, folder, replace(options, gguf_types=(GATE_GGUF_TYPE,)), kept=kept)
 
 
 def _has_gguf(checkpoint: str) -> bool:

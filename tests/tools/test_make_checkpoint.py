@@ -1,9 +1,13 @@
-"""The tool that writes checkpoints writes into a new folder only, whole or not at all."""
+"""The tool that writes checkpoints writes into a new folder only, whole or not at all; classes of
+transformers find every weight there."""
 
 import sys
 
 import pytest
+import torch
+from transformers import AutoModelForImageTextToText
 
+from make_checkpoint import HUB_PRESETS, PRESETS, make_checkpoint
 from make_checkpoint import __main__ as tool
 from make_checkpoint.output import new_folder
 from pocketvlm import PocketVLMError
@@ -36,3 +40,15 @@ def test_it_appears_whole_or_not_at_all(tmp_path):
     assert [path.name for path in output.iterdir()] == ["config.json"]
     with pytest.raises(PocketVLMError, match="exists already"), new_folder(output):
         pass
+
+
+TINY = {name: preset for name, preset in (PRESETS | HUB_PRESETS).items() if "tiny-" in name}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_its_class_finds_every_weight(name, tmp_path):
+    make_checkpoint(TINY[name], tmp_path)
+    _, loaded = AutoModelForImageTextToText.from_pretrained(
+        tmp_path, dtype=torch.float32, output_loading_info=True
+    )
+    assert not loaded["missing_keys"] | set(loaded["unexpected_keys"])

@@ -64,6 +64,9 @@ _FAMILIES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
 # These name their settings otherwise than LLaVA does, and their weights as transformers has always
 # held them.
 _TILING = ("idefics3", "smolvlm")
+# What llava-hf uploaded has the towers of transformers 4 in a ``vision_model`` of their own, but for
+# those whose class had none.
+_NEVER_NESTED = ("dinov2",)
 
 
 def make_checkpoint(
@@ -107,12 +110,19 @@ def make_checkpoint(
         folder,
         seed=seed,
         dtype=getattr(torch, dtype),
-        layout="nested" if preset.family in _TILING else layout,
+        layout=_layout(preset, layout),
         shard_bytes=shard_bytes,
         residual=preset.residual,
         embedding=preset.embedding,
     )
     return folder
+
+
+def _layout(preset: Preset, layout: str) -> str:
+    """That in which a class of transformers finds the weights."""
+    if preset.family in _TILING:
+        return "nested"
+    return "flat" if layout == "classic" and preset.tower in _NEVER_NESTED else layout
 
 
 def weight_shapes(config: PretrainedConfig) -> dict[str, torch.Size]:

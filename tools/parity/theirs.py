@@ -90,9 +90,12 @@ class Whole:
         folder = checkpoint.source.folder
         self._medium = checkpoint.spec.family.medium
         with quiet_transformers():
-            self._model = AutoModelForImageTextToText.from_pretrained(
-                folder, dtype=torch.float32, attn_implementation="eager"
-            ).eval()
+            model, loaded = AutoModelForImageTextToText.from_pretrained(
+                folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True
+            )
+            if lacks := sorted(loaded["missing_keys"]):  # transformers draws what it does not find
+                raise ValueError(f"{folder} has no {lacks[0]} that {type(model).__name__} finds")
+            self._model = model.eval()
             if self._medium == "video":
                 self._processor: Any = load_image_processor(artifact.root, "video")
             elif checkpoint.family.processor == PaliGemmaProcessor.__name__:

@@ -64,8 +64,8 @@ _FAMILIES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
 # These name their settings otherwise than LLaVA does, and their weights as transformers has always
 # held them.
 _TILING = ("idefics3", "smolvlm")
-# What llava-hf uploaded has the towers of transformers 4 in a ``vision_model`` of their own, but for
-# those whose class had none.
+# Towers in what llava-hf uploaded have a ``vision_model`` of their own, but for those whose class
+# had none in transformers 4.
 _NEVER_NESTED = ("dinov2",)
 
 

@@ -102,6 +102,9 @@ class Whole:
                 self._processor = PaliGemmaProcessor.from_pretrained(folder)
             else:
                 self._processor = processor_of(artifact.root)
+                tilings = getattr(self._processor.image_processor, "image_grid_pinpoints", None)
+                if tilings is not None:  # an artifact may cut into fewer tiles than its checkpoint
+                    self._model.config.image_grid_pinpoints = tilings
 
     def ask(self, messages: Sequence[Message]) -> Theirs:
         """The answer to a conversation's last question."""
@@ -141,7 +144,7 @@ class Whole:
         layout = next(iter(spec.layouts.values()))
         pixels = [family.reference_pixels(self._processor, clip, layout) for clip in media]
         text = family.reference_conversation(self._checkpoint.source.folder, messages)
-        slots = sum(len(frames) for frames in pixels) * (spec.vision.tokens + 1)
+        slots = sum(len(frames) for frames in pixels) * spec.vision.tokens
         ids = text_to_ids(self._checkpoint, text, slots)
         return {
             "input_ids": torch.from_numpy(ids)[None],

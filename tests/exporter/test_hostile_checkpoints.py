@@ -85,10 +85,7 @@ def plant(folder: Path, canary: Path) -> None:
     stated = json.loads((folder / "config.json").read_text())
     inner = {"auto_map": CODE, "_attn_implementation": KERNEL, "attn_implementation": KERNEL}
     asked = {**inner, "use_kernels": True, "trust_remote_code": True, "_commit_hash": COMMIT}
-    parts = {
-        name: {**stated[name], **asked, **named}
-        for name in ("text_config", "vision_config")
-    }
+    parts = {name: {**stated[name], **asked, **named} for name in ("text_config", "vision_config")}
     edit_json(
         folder, **parts, **asked, **named, _name_or_path="someone/else", use_timm_backbone=True
     )

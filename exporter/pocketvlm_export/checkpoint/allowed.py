@@ -102,7 +102,9 @@ def picture_settings(kind: Any, stated: Mapping[str, Any]) -> dict[str, Any]:
 def tokenizer_folder(folder: Path) -> Iterator[Path]:
     """Give a folder with the tokenizer in ``folder``, its settings those that are allowed, for the
     time of the block. Raises `CheckpointError` for files that cannot be read."""
-    settings, tokens, added = (read_json(folder / name) for name in (TOKENIZER, _TOKENS_MAP, _ADDED))
+    settings, tokens, added = (
+        read_json(folder / name) for name in (TOKENIZER, _TOKENS_MAP, _ADDED)
+    )
     files = {
         CONFIG: _named(folder, "tokenizer_class"),
         TOKENIZER: {

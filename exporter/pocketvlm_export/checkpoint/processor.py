@@ -18,7 +18,6 @@ from pocketvlm_export.checkpoint.allowed import (
     tokenizer_folder,
 )
 from pocketvlm_export.checkpoint.files import read_json, read_text
-from pocketvlm_export.checkpoint.refused import check_picture_class, check_tokenizer_config
 from pocketvlm_export.checkpoint.places import (
     CHAT_TEMPLATE,
     END_OF_ANSWER,
@@ -32,6 +31,7 @@ from pocketvlm_export.checkpoint.places import (
     first,
     statements,
 )
+from pocketvlm_export.checkpoint.refused import check_picture_class, check_tokenizer_config
 from pocketvlm_export.checkpoint.settings import Settings
 from pocketvlm_export.quiet import quiet_transformers
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import transformers
 
+from pocketvlm.errors import CheckpointError
 from pocketvlm_export import upstream
 from pocketvlm_export.checkpoint import generation_settings, load_image_processor, load_tokenizer
 from pocketvlm_export.loading import inspect_checkpoint
@@ -90,6 +91,21 @@ def test_leftovers_change_nothing(checkpoint, tmp_path):
         assert part._name_or_path == ""
     assert load_tokenizer(folder)("A thing")["input_ids"]
     assert not hasattr(load_image_processor(folder), "trained_with")
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": 1 << 14}, {"num_hidden_layers": 500}])
+def test_no_weight_is_made_as_large_as_a_configuration_says(make_tiny, monkeypatch, change):
+    """transformers makes those that are missing or of another shape before it complains."""
+    folder = make_tiny()
+    stated = json.loads((folder / "config.json").read_text())
+    edit_json(folder, vision_config={**stated["vision_config"], **change})
+    checkpoint = inspect_checkpoint(str(folder))
+    monkeypatch.setattr(upstream, "fill", lambda *_: pytest.fail("it is built"))
+    spec = checkpoint.spec
+    with pytest.raises(CheckpointError, match="CLIPVisionModel"):
+        checkpoint.family.load_tower(
+            checkpoint.weights, spec, layers=spec.vision.depth, attention="eager"
+        )
 
 
 def test_a_number_format_is_not_looked_up(checkpoint, tmp_path):

@@ -61,8 +61,9 @@ def test_published_folder_can_be_read_by_others(tmp_path):
     assert (tmp_path / "artifact").stat().st_mode & 0o777 == 0o755
 
 
-def test_what_is_replaced_is_as_deep_as_it_likes(published, depth=1_050):
+def test_what_is_replaced_is_as_deep_as_it_likes(published):
     """More levels than Python's calls may have, and than a process may have files open."""
+    depth = 1_050
     deepest = published / "/".join("a" * depth)
     for level in range(0, depth, 500):
         (published / "/".join("a" * min(depth, level + 500))).mkdir(parents=True)

@@ -69,8 +69,8 @@ def staged(destination: Path, *, setting: str = "output", wait: float = 0) -> It
         wait: seconds to wait for another process that writes there.
 
     Raises:
-        RequestError: another process writes there, the destination cannot be written, or the disk
-            filled up meanwhile.
+        RequestError: another process writes there, the destination cannot be written or moved, or
+            the disk filled up meanwhile.
     """
     made = [folder for folder in destination.parents if not folder.exists()]  # the nearest first
     folder = fresh_name(destination, _PARTIAL)
@@ -84,6 +84,7 @@ def staged(destination: Path, *, setting: str = "output", wait: float = 0) -> It
                 _name_leftovers(destination)
             try:
                 folder.mkdir(mode=0o700)
+                _check_movable(destination, folder)
                 yield folder
             finally:
                 with held():
@@ -180,6 +181,24 @@ def _rows(root: Path) -> Iterator[tuple[str | int, ...]]:
             else:
                 state = info.st_size, info.st_mtime_ns, info.st_ctime_ns
                 yield name, info.st_dev, info.st_ino, *state
+
+
+def _check_movable(destination: Path, folder: Path) -> None:
+    """Raise OSError (EXDEV) for a folder that its disk does not rename, before there is any work to
+    lose: one in a lower layer of an overlay, as containers have, is not.
+
+    It is renamed to an empty ``folder`` of ours that gets a file first, which every system refuses.
+    """
+    if destination.is_symlink() or not destination.is_dir() or not any(destination.iterdir()):
+        return
+    obstacle = folder / "obstacle"
+    obstacle.touch()
+    try:
+        os.rename(destination, folder)  # noqa: PTH104 - no step of replacing it
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise
+    obstacle.unlink()
 
 
 def _place(folder: Path, destination: Path, setting: str) -> None:
@@ -348,6 +367,13 @@ def _cannot_write(destination: Path, error: OSError, setting: str) -> RequestErr
         return RequestError(
             f"no space left on the disk of {destination}, nothing was written there",
             advice="free some space or choose another disk",
+            setting=setting,
+        )
+    if error.errno == errno.EXDEV:
+        return RequestError(
+            f"{destination} is not renamed by its disk, as in a lower layer of an overlay (a "
+            "container's image)",
+            advice="choose another folder, or remove that one first",
             setting=setting,
         )
     return RequestError(

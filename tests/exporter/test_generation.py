@@ -263,7 +263,6 @@ REFUSED = [
     {"max_new_tokens": 0},
     {"num_return_sequences": 3},
     {"watermarking_config": {"x": 1}},
-    {"logits_processor": []},
 ]
 
 

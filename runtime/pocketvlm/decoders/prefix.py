@@ -200,7 +200,7 @@ def run_ends(prompt: Sequence[Segment], beginning: npt.NDArray[np.int64]) -> lis
     Runs end behind the ``beginning`` that prompts of a model have in common, int64 (n,), where that
     is 16 tokens or more, behind each picture, and after every 256 tokens of a stretch of text. The
     prompt alone decides on them. Two prompts that begin alike are divided alike there, but for
-    their own ends, and for pictures of which only one goes on.
+    their own ends, and for pictures of which only one continues.
     """
     ends: list[int] = []
     length = 0

@@ -18,8 +18,10 @@ from pocketvlm_export.checkpoint import (
 )
 from pocketvlm_export.families import FAMILIES, Family, VLMSpec
 from pocketvlm_export.families.picture_size import own_config
+from pocketvlm_export.families.text_models import TEXT_MODELS
 from pocketvlm_export.quiet import quiet_transformers
 from pocketvlm_export.requirements import check_transformers
+from pocketvlm_export.towers import TOWERS
 
 __all__ = [
     "Checkpoint",
@@ -65,7 +67,7 @@ def inspect_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     check_transformers()
     source = locate(model, revision)
     with quiet_transformers():
-        config = read_config(source, frozenset(FAMILIES))
+        config = read_config(source, frozenset(FAMILIES), frozenset({*TOWERS, *TEXT_MODELS}))
     family = FAMILIES[config.model_type]
     spec = family.read_processor(family.parse(config), source.folder)
     warnings = (

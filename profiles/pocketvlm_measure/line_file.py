@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 from pocketvlm.errors import RequestError
 from pocketvlm.files import user_path
 from pocketvlm.files.locks import locked
+from pocketvlm_targets.text import parse_json
 
 
 class LineFile(ABC):
@@ -192,7 +193,7 @@ def rows_of(path: Path) -> Iterator[dict[str, Any]]:
 def _row(line: bytes) -> dict[str, Any] | None:
     """The object in a whole line, else None."""
     try:
-        row = json.loads(line) if line.endswith(b"\n") else None
-    except (ValueError, RecursionError):
+        row = parse_json(line) if line.endswith(b"\n") else None
+    except ValueError:
         return None
     return row if isinstance(row, dict) else None

@@ -263,7 +263,6 @@ REFUSED = [
     {"max_new_tokens": 0},
     {"num_return_sequences": 3},
     {"watermarking_config": {"x": 1}},
-    {"logits_processor": []},
 ]
 
 
@@ -277,7 +276,9 @@ def test_settings_that_transformers_refuses_are_one_line(reading, stated):
 @pytest.mark.parametrize("text", ["", "[1]", "7", "{", '"x"', "null", "[" * 100_000])
 def test_a_file_that_is_no_object_is_one_line(tmp_path, text):
     (tmp_path / "generation_config.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"generation settings") as error:
+    with pytest.raises(
+        CheckpointError, match=r"generation_config\.json (is not|holds no)"
+    ) as error:
         generation.generation_settings(tmp_path, None)
     assert "\n" not in str(error.value)
 

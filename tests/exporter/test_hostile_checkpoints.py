@@ -40,6 +40,13 @@ MODULES = (
     *("multiprocessing", "torch", "numpy", "transformers", "json", "runpy", "sitecustomize"),
     *("usercustomize", "pocketvlm", "onnxruntime", "conftest", "custom_generate/generate"),
 )
+# What transformers, or a class of it, takes for the name of a file, a folder or a repository.
+NAMES = (
+    *("gguf_file", "tokenizer_file", "vocab_file", "merges_file", "spm_file", "name_or_path"),
+    *("subfolder", "cache_dir", "class_info_file", "repo_path", "backbone", "tokenizer_type"),
+    *("adapter_name_or_path", "processor_config", "custom_generate", "special_tokens_map_file"),
+)
+NAMED = "named.json"
 PICKLES = ("pytorch_model.bin", "model.pt", "model.pth", "model.ckpt", "adapter_model.bin")
 # Flags by which programs around these libraries let code of a checkpoint run.
 TRUSTING = (
@@ -68,18 +75,21 @@ def plant(folder: Path, canary: Path) -> None:
     (folder / "custom_generate" / "requirements.txt").write_text("planted\n")
     for name in PICKLES:
         (folder / name).write_bytes(pickle.dumps(Planted(f"touch {canary}")))
-    for name in ("tokenizer_config.json", "preprocessor_config.json", "processor_config.json"):
-        edit_json(folder, name, auto_map=CODE)
+    (folder / NAMED).write_text("{}")
+    named = {name: str(folder / NAMED) for name in NAMES}
+    for name in (
+        *("tokenizer_config.json", "preprocessor_config.json", "processor_config.json"),
+        *("special_tokens_map.json", "generation_config.json", "video_preprocessor_config.json"),
+    ):
+        edit_json(folder, name, auto_map=CODE, **named)
     stated = json.loads((folder / "config.json").read_text())
     inner = {"auto_map": CODE, "_attn_implementation": KERNEL, "attn_implementation": KERNEL}
     asked = {**inner, "use_kernels": True, "trust_remote_code": True, "_commit_hash": COMMIT}
-    parts = {
-        name: {**stated[name], **asked, "name_or_path": "someone/else"}
-        for name in ("text_config", "vision_config")
-    }
+    parts = {name: {**stated[name], **asked, **named} for name in ("text_config", "vision_config")}
     edit_json(
-        folder, **parts, **asked, _name_or_path="someone/else", _experts_implementation=KERNEL
+        folder, **parts, **asked, **named, _name_or_path="someone/else", use_timm_backbone=True
     )
+    edit_json(folder, _experts_implementation=KERNEL)
     edit_json(
         folder,
         "generation_config.json",
@@ -131,6 +141,7 @@ def test_planted_code_is_not_run_and_no_network_is_needed(snapshot, tmp_path):
     assert events["asked"] == events["unpickled"] == []
     suffixes = {Path(name).suffix for name in events["opened"]}
     assert "config.json" in events["opened"]  # or nothing was heard
+    assert NAMED not in events["opened"]
     assert suffixes <= {".json", ".jinja", ".safetensors"}, events["opened"]
     assert not any("planted" in started for started in events["started"]), events["started"]
 
@@ -226,6 +237,35 @@ def test_no_other_tokenizer_is_read_than_was_checked(copied_checkpoint):
         load_tokenizer(copied_checkpoint)
 
 
+OF_CLASSES = [
+    ("llava", "PreTrainedTokenizerFast"),
+    ("qwen2_vl", "Qwen2Tokenizer"),
+    ("llava", "LlamaTokenizer"),
+]
+
+
+@pytest.mark.parametrize("name", ["special_tokens_map.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(("model_type", "kind"), OF_CLASSES)
+def test_no_file_of_this_machine_is_read_as_a_tokenizer(
+    copied_checkpoint, tmp_path, name, model_type, kind
+):
+    """transformers takes the tokenizer's file from the map of special tokens where that names
+    one. Qwen2's class builds its tokenizer from tokenizer.json, then reads the file of a GGUF."""
+    expected = load_tokenizer(copied_checkpoint)
+    other = json.loads((copied_checkpoint / "tokenizer.json").read_text())
+    other["added_tokens"].append({**other["added_tokens"][0], "id": 4999, "content": "<stolen>"})
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    edit_json(copied_checkpoint, model_type=model_type)
+    edit_json(copied_checkpoint, "tokenizer_config.json", tokenizer_class=kind)
+    edit_json(copied_checkpoint, name, **dict.fromkeys(NAMES, str(tmp_path / "other.json")))
+    path = copied_checkpoint / "tokenizer_config.json"
+    stated = json.loads(path.read_text())
+    stated.pop("added_tokens_decoder", None)  # or the map of special tokens is not looked at
+    path.write_text(json.dumps(stated))
+    tokenizer = load_tokenizer(copied_checkpoint)
+    assert tokenizer.get_added_vocab() == expected.get_added_vocab()
+
+
 @pytest.mark.parametrize("part", ["text_config", "vision_config"])
 def test_no_configuration_of_a_backbone_is_fetched(
     copied_checkpoint, part, asked_hosts, monkeypatch
@@ -235,24 +275,9 @@ def test_no_configuration_of_a_backbone_is_fetched(
     stated = json.loads((copied_checkpoint / "config.json").read_text())
     hostile = {"model_type": "detr", "backbone": "someone/else", "use_timm_backbone": False}
     edit_json(copied_checkpoint, **{part: {**stated[part], **hostile}})
-    with pytest.raises(CheckpointError, match=rf"has {part}\.backbone"):
+    with pytest.raises(CheckpointError, match=rf"has {part}\.model_type 'detr'"):
         inspect_checkpoint(str(copied_checkpoint))
     assert asked_hosts == []
-
-
-def test_no_file_of_this_machine_is_read_as_a_tokenizer(copied_checkpoint, tmp_path):
-    """Qwen2's class builds its tokenizer from tokenizer.json, then reads the file by this name."""
-    file = tmp_path / "secret"
-    file.write_text("secret")
-    edit_json(copied_checkpoint, model_type="qwen2_vl")
-    edit_json(
-        copied_checkpoint,
-        "tokenizer_config.json",
-        tokenizer_class="Qwen2Tokenizer",
-        gguf_file=str(file),
-    )
-    with pytest.raises(CheckpointError, match="has gguf_file"):
-        load_tokenizer(copied_checkpoint)
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
@@ -283,6 +308,16 @@ def test_no_image_processor_that_fetches_what_it_needs(copied_checkpoint, place,
     with pytest.raises(CheckpointError, match="is unknown"):
         load_image_processor(copied_checkpoint)
     assert asked_hosts == []
+
+
+def test_the_class_of_pictures_is_looked_at_where_a_clip_is_prepared(make_tiny, tmp_path):
+    """A clip's settings have a file of their own; the class is that of the pictures' file."""
+    folder = shutil.copytree(make_tiny("tiny-video-llava"), tmp_path / "checkpoint")
+    stated = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(stated))
+    edit_pictures(folder, image_processor_type="OneFormerImageProcessor")
+    with pytest.raises(CheckpointError, match="is unknown"):
+        load_image_processor(folder, "video")
 
 
 LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"

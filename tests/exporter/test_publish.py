@@ -61,6 +61,22 @@ def test_published_folder_can_be_read_by_others(tmp_path):
     assert (tmp_path / "artifact").stat().st_mode & 0o777 == 0o755
 
 
+def test_what_is_replaced_is_as_deep_as_it_likes(published):
+    """More levels than Python's calls may have, and than a process may have files open."""
+    depth = 1_050
+    deepest = published / "/".join("a" * depth)
+    for level in range(0, depth, 500):
+        (published / "/".join("a" * min(depth, level + 500))).mkdir(parents=True)
+    (deepest / "file").write_text("1")
+    before = content_of(published)
+    assert len(before) == depth + 3  # itself, the manifest and the file
+    (deepest / "file").write_text("12")
+    assert content_of(published) != before
+    build_into(published)
+    assert files(published) == {"pocketvlm.json": b"new"}
+    assert list(published.parent.iterdir()) == [published]
+
+
 def test_an_old_artifact_is_replaced(published):
     build_into(published)
     assert files(published) == {"pocketvlm.json": b"new"}

@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -117,6 +118,7 @@ def _settle(own: Path) -> None:
         "TMPDIR": own / "tmp",
     }
     os.environ.update({name: str(value) for name, value in places.items()})
+    tempfile.tempdir = None  # where it was looked up before
     # Files are seconds older in life than here; without this each one is waited for.
     integrity._STEP = 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pocketvlm import files
 from pocketvlm.errors import RequestError
 from pocketvlm.files import locks
 from pocketvlm.files.folders import staged
@@ -146,3 +147,22 @@ def test_without_locks_what_another_run_builds_is_named_and_stays(tmp_path, monk
             assert (first / "weights").exists()
     assert f"{first} is of another run" in caplog.text
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere nothing is locked")
+def test_a_disk_that_locks_what_is_open_for_writing_alone(tmp_path: Path, monkeypatch):
+    """As NFS does, and raises EBADF for everything else."""
+    import fcntl
+
+    def locked(descriptor):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(files, "try_lock", locked)
+    monkeypatch.setattr(locks, "try_lock", locked)
+    left = files.fresh_name(tmp_path / "a.json", ".tmp")
+    left.write_text("half of it")
+    files.replace_file(tmp_path / "a.json", b"whole")
+    with locks.locked(tmp_path / "a.json", advice="wait") as is_certain:
+        assert is_certain
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -1,14 +1,13 @@
 """Knows how the small files of a checkpoint are read; what they hold is untrusted."""
 
 import codecs
-import json
 import stat
 from pathlib import Path
 from typing import Any
 
 from pocketvlm import files
 from pocketvlm.errors import CheckpointError
-from pocketvlm_targets.text import decode_text
+from pocketvlm_targets.text import decode_text, parse_json
 
 # Vocabularies of 256k tokens take about 32 MB.
 _MAX_BYTES = 256 << 20
@@ -31,8 +30,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.exists() or path.is_dir():
         return {}
     try:
-        content = json.loads(_unmarked(path))
-    except (ValueError, OSError, RecursionError) as error:
+        content = parse_json(_unmarked(path))
+    except (ValueError, OSError) as error:
         raise CheckpointError(
             f"{path} is not readable JSON ({error})", advice="download it again"
         ) from error

@@ -12,6 +12,7 @@ from pocketvlm.cli.described import settings_text
 from pocketvlm.decoders.sampling import ALWAYS, DRAWN, NEUTRAL, Sampling, checkpoint_sampling
 from pocketvlm.errors import ArtifactError, CheckpointError, first_line
 from pocketvlm_export import upstream
+from pocketvlm_export.checkpoint import allowed
 from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.quiet import quiet_transformers
 
@@ -40,7 +41,8 @@ def generation_settings(
     try:
         with quiet_transformers():
             if (folder / _FILE).is_file():
-                return transformers.GenerationConfig.from_pretrained(folder, local_files_only=True)
+                stated = allowed.generation(read_json(folder / _FILE))
+                return transformers.GenerationConfig.from_dict(stated)
             return transformers.GenerationConfig.from_model_config(config)
     except _OF_SETTINGS as error:
         raise _refused(folder, error) from error

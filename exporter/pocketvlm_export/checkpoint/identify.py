@@ -6,16 +6,23 @@ from pathlib import Path
 import transformers
 
 from pocketvlm.errors import CheckpointError, library_errors
-from pocketvlm_export import upstream
+from pocketvlm_export.checkpoint.allowed import model_config
 from pocketvlm_export.checkpoint.files import check_files, read_json
-from pocketvlm_export.checkpoint.named_code import check_config
+from pocketvlm_export.checkpoint.refused import check_config
 from pocketvlm_export.checkpoint.settings import Settings
 from pocketvlm_export.checkpoint.source import Source
 
 
-def read_config(source: Source, families: frozenset[str]) -> transformers.PretrainedConfig:
+def read_config(
+    source: Source, families: frozenset[str], parts: frozenset[str]
+) -> transformers.PretrainedConfig:
     """Return the configuration of a checkpoint, whose weights need not be there yet; no code of it
     is run.
+
+    Args:
+        source: of the checkpoint.
+        families: the model types that are supported.
+        parts: those that its towers and language models may be of.
 
     Raises:
         PocketVLMError: the folder is an adapter, an original LLaVA checkpoint, no VLM, of no
@@ -47,10 +54,7 @@ def read_config(source: Source, families: frozenset[str]) -> transformers.Pretra
             f"{folder / 'config.json'} cannot be understood ({reason})", advice="fix or replace it"
         )
     ):
-        config = transformers.AutoConfig.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
-        return upstream.without_implementations(config)
+        return model_config(folder / "config.json", raw, parts)
 
 
 def _refuse_adapters(folder: Path) -> None:

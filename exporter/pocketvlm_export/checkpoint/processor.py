@@ -12,8 +12,12 @@ import transformers
 from pocketvlm.errors import CheckpointError, library_errors
 from pocketvlm.layouts import Medium
 from pocketvlm.text.tokenizer_files import MAX_BYTES, TokenizerFault, check_tokenizer
+from pocketvlm_export.checkpoint.allowed import (
+    picture_class_folder,
+    picture_settings,
+    tokenizer_folder,
+)
 from pocketvlm_export.checkpoint.files import read_json, read_text
-from pocketvlm_export.checkpoint.named_code import check_picture_class, check_tokenizer_config
 from pocketvlm_export.checkpoint.places import (
     CHAT_TEMPLATE,
     END_OF_ANSWER,
@@ -24,8 +28,10 @@ from pocketvlm_export.checkpoint.places import (
     Place,
     Statement,
     contradiction,
+    first,
     statements,
 )
+from pocketvlm_export.checkpoint.refused import check_picture_class, check_tokenizer_config
 from pocketvlm_export.checkpoint.settings import Settings
 from pocketvlm_export.quiet import quiet_transformers
 
@@ -56,8 +62,8 @@ _NOT_OF_PIXELS = {
 
 
 def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
-    """The tokenizer as transformers builds it from ``folder``, without running any code of the
-    checkpoint.
+    """The tokenizer as transformers builds it from what `allowed` has of ``folder``, without
+    running any code of the checkpoint.
 
     Raises:
         PocketVLMError: its files cannot be read.
@@ -69,9 +75,9 @@ def load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerFast:
     ):
         _check(folder / "tokenizer.json")
         check_tokenizer_config(folder)
-        with quiet_transformers():
+        with quiet_transformers(), tokenizer_folder(folder) as own:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True
+                own, trust_remote_code=False, local_files_only=True
             )
             tokenizer("a")  # some settings are looked at when it is called
             return tokenizer
@@ -122,8 +128,8 @@ def text_ids(
 
 
 def load_image_processor(folder: Path, medium: Medium = "image") -> Any:
-    """The image processor as transformers builds it from ``folder``, its Pillow backend, without
-    running any code of the folder.
+    """The image processor as transformers builds it from what `allowed` has of ``folder``, its
+    Pillow backend, without running any code of the folder.
 
     For clips it has the settings of the video processor, whose own class wants torchvision.
 
@@ -132,11 +138,18 @@ def load_image_processor(folder: Path, medium: Medium = "image") -> Any:
     """
     statement = _taken(folder, medium)
     check_picture_class(folder, statement.value)
-    with library_errors(functools.partial(_unbuilt, folder, statement)), quiet_transformers():
+    stated = first(folder, IMAGE_PROCESSOR)  # the class is that of pictures, whatever the medium
+    named = stated if isinstance(stated, Mapping) else {}
+    check_picture_class(folder, named)
+    with (
+        library_errors(functools.partial(_unbuilt, folder, statement)),
+        quiet_transformers(),
+        picture_class_folder(folder, named) as own,
+    ):
         processor = transformers.AutoImageProcessor.from_pretrained(
-            folder, backend="pil", trust_remote_code=False, local_files_only=True
+            own, backend="pil", trust_remote_code=False, local_files_only=True
         )
-    return processor if medium == "image" else _built(type(processor), folder, statement)
+    return _built(type(processor), folder, statement)
 
 
 def image_processor(folder: Path, medium: Medium = "image") -> dict[str, Any]:
@@ -242,9 +255,9 @@ def _taken(folder: Path, medium: Medium) -> Statement:
 
 
 def _built(kind: Any, folder: Path, statement: Statement) -> Any:
-    """An image processor of the class ``kind`` with the settings that are stated."""
+    """An image processor of the class ``kind`` with what is allowed of the settings stated."""
     with library_errors(functools.partial(_unbuilt, folder, statement)), quiet_transformers():
-        return kind(**statement.value)
+        return kind(**picture_settings(kind, statement.value))
 
 
 def _unbuilt(folder: Path, statement: Statement, reason: str) -> CheckpointError:

@@ -44,19 +44,12 @@ def fill(
         CheckpointError: a tensor is missing, of another shape, or too many.
     """
     with understood(cls.__name__):
-        try:
-            model, info = upstream.fill(cls, config, state, attention)
-        except RuntimeError:
-            _check_shapes(cls, config, state)
-            raise
+        _check_shapes(cls, config, state)
+        model, info = upstream.fill(cls, config, state, attention)
     problems = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     problems += sorted(info["unexpected_keys"]) if whole else []
     if problems:
-        raise CheckpointError(
-            f"{cls.__name__} weights do not fit its configuration ({problems[0]}; the checkpoint "
-            "is incomplete, or its config.json is another model's)",
-            advice="download it again",
-        )
+        raise _unfit(cls, problems[0])
     return model.eval()
 
 
@@ -90,12 +83,28 @@ def understood(name: str) -> Iterator[None]:
 def _check_shapes(
     cls: type[PreTrainedModel], config: PretrainedConfig, state: dict[str, torch.Tensor]
 ) -> None:
-    """Raise `CheckpointError` for the first tensor of another shape, which transformers says in its
-    log alone."""
+    """Raise `CheckpointError` for the first tensor of another shape, or where those that are
+    missing are larger than all that are there.
+
+    transformers makes every one of them, as large as config.json says, before it says a word.
+    """
     with torch.device("meta"):
         expected = cls(config).state_dict()
     for key in sorted(expected.keys() & state.keys()):
         check_shape(f"{cls.__name__}.{key}", state[key], tuple(expected[key].shape))
+    missing = sorted(expected.keys() - state.keys())  # some of them tied to another
+    there = sum(tensor.numel() for tensor in state.values())
+    if sum(expected[key].numel() for key in missing) > there:
+        raise _unfit(cls, missing[0])
+
+
+def _unfit(cls: type[PreTrainedModel], name: str) -> CheckpointError:
+    """The error where a weight is missing, too many, or of another shape."""
+    return CheckpointError(
+        f"{cls.__name__} weights do not fit its configuration ({name}; the checkpoint is "
+        "incomplete, or its config.json is another model's)",
+        advice="download it again",
+    )
 
 
 def assign(module: nn.Module, state: dict[str, torch.Tensor], name: str) -> None:

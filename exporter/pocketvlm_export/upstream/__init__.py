@@ -12,6 +12,12 @@ the function that needs it.
 
 from huggingface_hub.errors import HTTPError as HubTransportError
 
+from pocketvlm_export.upstream.configurations import (
+    config_class,
+    declared_settings,
+    generation_names,
+    parts_of,
+)
 from pocketvlm_export.upstream.decoding import (
     cache_of,
     cached_layers,
@@ -26,7 +32,6 @@ from pocketvlm_export.upstream.loading import (
     reads_tokenizer_json,
     recorded_attention,
     recording_attention,
-    without_implementations,
 )
 from pocketvlm_export.upstream.ort_tools import (
     convert_to_ort,
@@ -42,6 +47,7 @@ from pocketvlm_export.upstream.pictures import (
     pack_image_features,
     pack_onevision_features,
     picture_masks,
+    picture_settings,
     rope_positions,
     stretched_positions,
     tile_grid,
@@ -56,17 +62,22 @@ __all__ = [
     "assume",
     "cache_of",
     "cached_layers",
+    "config_class",
     "convert_to_ort",
+    "declared_settings",
     "fill",
     "fuse_norms",
     "fuse_skip_norms",
+    "generation_names",
     "greedy_processors",
     "image_prompt",
     "int8_range",
     "model_class",
     "pack_image_features",
     "pack_onevision_features",
+    "parts_of",
     "picture_masks",
+    "picture_settings",
     "quantize_4bit",
     "quantize_int8",
     "quick_tracing",
@@ -79,7 +90,6 @@ __all__ = [
     "stretched_positions",
     "tile_grid",
     "window_order",
-    "without_implementations",
     "write_required_operators",
 ]
 

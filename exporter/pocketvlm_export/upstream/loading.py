@@ -52,21 +52,6 @@ def fill(
     return model, info
 
 
-def without_implementations(config: PretrainedConfig) -> PretrainedConfig:
-    """Take from a configuration, and from those within it, what they ask to be computed with.
-
-    A name such as ``kernels-community/flash-attn3`` there is a repository whose code transformers
-    fetches and runs when a model is built. `fill` states what a model computes with; this is for
-    what is built otherwise. The names have no public way to be taken back.
-    """
-    config._attn_implementation = None
-    config._experts_implementation = None
-    for value in vars(config).values():
-        if isinstance(value, PretrainedConfig):
-            without_implementations(value)
-    return config
-
-
 def reads_tokenizer_json(name: str) -> bool:
     """Whether the class that a tokenizer's configuration names reads tokenizer.json, and no files
     of its own; so transformers reads it too where it knows none of that name, or the base class

@@ -14,6 +14,8 @@ from transformers import (
 
 from pocketvlm_export.upstream.loading import model_class
 
+_OLDER_SETTINGS = ("min_pixels", "max_pixels", "use_square_size")
+
 
 def pack_image_features(
     config: PretrainedConfig, tiles: torch.Tensor, size: tuple[int, int], newline: torch.Tensor
@@ -47,6 +49,15 @@ def pack_onevision_features(
     )
     packed: torch.Tensor = features
     return packed
+
+
+def picture_settings(kind: Any) -> frozenset[str]:
+    """Return the names of the settings that an image processor of the class ``kind`` is made of:
+    those that it declares, and older ones that some replace.
+
+    ``valid_kwargs`` is meant for whoever writes such a class.
+    """
+    return frozenset({*kind.valid_kwargs.__annotations__, *_OLDER_SETTINGS})
 
 
 def picture_masks(

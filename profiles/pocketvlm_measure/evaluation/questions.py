@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pocketvlm.files import user_path
 from pocketvlm.limits import whole
 from pocketvlm.media.pictures import PictureLimits
 from pocketvlm_measure.evaluation.media import DATA
-from pocketvlm_targets.text import without_mark
+from pocketvlm_targets.text import parse_json, without_mark
 
 # Of a line: a picture in base64, and words.
 MAX_LINE_BYTES = 2 * PictureLimits().max_bytes
@@ -139,8 +138,8 @@ def _question(line: bytes, number: int, folder: Path) -> Question:
     if len(line) > MAX_LINE_BYTES:
         raise _WrongLine(f"has more than {MAX_LINE_BYTES} bytes")
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = parse_json(line)
+    except ValueError as error:
         raise _WrongLine(f"is no JSON ({error})") from error
     if not isinstance(row, dict):
         raise _WrongLine("is no JSON object")

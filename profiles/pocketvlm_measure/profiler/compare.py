@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import bisect
 import functools
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from scipy.stats import mannwhitneyu
 from pocketvlm.errors import RequestError
 from pocketvlm.files import read_text
 from pocketvlm_measure.table import Table, compact
+from pocketvlm_targets.text import parse_json
 
 CONFIDENCE = 0.99
 SMALL = 0.02  # two runs of the same at different times differ by this much
@@ -216,8 +216,8 @@ def _read(path: Path) -> dict[tuple[Any, ...], _Rows]:
 def _row(line: str) -> Mapping[str, Any] | None:
     """The row in a line; None where keys of a row are missing, or a sample is no number from 0."""
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line)
+    except ValueError:
         return None
     if not isinstance(row, dict) or not all(
         isinstance(row.get(key), str | int) for key in (*_KEY, "stage")

@@ -3,7 +3,6 @@ uses them."""
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from pocketvlm.artifact.specs import FileEntry
 from pocketvlm.errors import ArtifactError, RequestError
 from pocketvlm.files import read_text, user_path
 from pocketvlm.limits import whole
+from pocketvlm_targets.text import parse_json
 
 __all__ = [
     "MANIFEST_NAME",
@@ -182,8 +182,8 @@ class Artifact:
     def read_json(self, name: str) -> dict[str, Any]:
         """The JSON object in a listed file; raises `PocketVLMError` where there is none."""
         try:
-            data = json.loads(self.read_text(name))
-        except (ValueError, RecursionError) as error:
+            data = parse_json(self.read_text(name))
+        except ValueError as error:
             raise ArtifactError(
                 f"{self.root / name} is not valid JSON ({error})", advice="export it again"
             ) from error

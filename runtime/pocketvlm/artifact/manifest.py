@@ -31,6 +31,7 @@ from pocketvlm.artifact.specs import (
 )
 from pocketvlm.artifact.stages import Stage
 from pocketvlm.errors import ArtifactError
+from pocketvlm_targets.text import parse_json
 
 SCHEMA_VERSION = "2.0"
 MANIFEST_NAME = "pocketvlm.json"
@@ -69,8 +70,8 @@ class Manifest:
     def from_json(cls, text: str) -> Self:
         """Parse and validate; raises `ArtifactError` naming the field that is wrong."""
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            data = parse_json(text)
+        except ValueError as error:
             raise ArtifactError(
                 f"{MANIFEST_NAME} is not valid JSON ({error})", advice="export or download it again"
             ) from error

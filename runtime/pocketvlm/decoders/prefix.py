@@ -3,6 +3,7 @@ computed."""
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -26,10 +27,9 @@ class CachedSequence:
     never a wrong answer.
 
     Without a ``division`` a prompt continues from any token, and the rest is read in one run. With
-    one it is read in the runs that the division names, and continues only from where such a run
-    ended, or from all that the cache holds. Then what the cache holds of a question is the same
-    whatever was asked before, bit for bit. A further turn continues from the answer as it was
-    decoded, token by token.
+    one it is read in the runs that the division names, and continues only behind runs of the cache
+    that are its own too. Then what the cache holds of a question is the same whatever was asked
+    before, bit for bit. A further turn continues from the answer as it was decoded, token by token.
 
     Attributes:
         sequence: the one it wraps, which nobody else may change.
@@ -41,6 +41,7 @@ class CachedSequence:
         self._prompt: list[Segment] = []  # prefilled last
         self._decoded: list[int] = []  # tokens decoded since
         self._ends: list[int] = []  # lengths after which runs over the prompt ended
+        self._turns: list[int] = []  # those of them at which an answer that was decoded ended
 
     def prefill(self, segments: Sequence[Segment]) -> tuple[npt.NDArray[np.float32], int]:
         """Logits float32 (vocab,) after ``segments``, a whole prompt, and how many of its tokens
@@ -54,12 +55,14 @@ class CachedSequence:
         ends = [total] if self._division is None else list(self._division(prompt))
         cached = self._common(prompt)
         earlier = [end for end in self._ends if end <= cached]
-        self._prompt, self._decoded, self._ends = [], [], []
+        turns = [end for end in self._answered() if end <= cached]
+        self._forget()
         self.sequence.keep(cached)
         cached = self.sequence.length
         further = [end for end in ends if end > cached] or [total]  # of none the sequence refuses
         logits = self._read(prompt, cached, further)
         self._prompt, self._ends = prompt, sorted({*earlier, cached, *further} - {0})
+        self._turns = turns
         return logits, cached
 
     def _read(
@@ -85,8 +88,29 @@ class CachedSequence:
         most = max(0, min(common_length(held, prompt), sum(map(len, prompt)) - 1))
         if self._division is None:
             return most
-        places = (*self._ends, sum(map(len, held)))
-        return max((each for each in places if self._from(each) and each <= most), default=0)
+        places = self._places(self._division(prompt), most)
+        return max(filter(self._from, places), default=0)
+
+    def _places(self, ends: Sequence[int], most: int) -> set[int]:
+        """The lengths up to ``most`` that a prompt may continue from whose own runs end at
+        ``ends``: behind an answer, and behind runs from there, or from the start, that are all the
+        same."""
+        turns = [end for end in self._answered() if end <= most]
+        places = set(turns)
+        for start in (0, *turns):
+            cached, own = (
+                [end for end in each if start < end <= most] for each in (self._ends, ends)
+            )
+            pairs = zip(cached, own, strict=False)
+            places.update(
+                end for end, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+            )
+        return places
+
+    def _answered(self) -> list[int]:
+        """The lengths at which what was decoded ends."""
+        ended = [sum(map(len, self._prompt)) + len(self._decoded)] if self._decoded else []
+        return [*self._turns, *ended]
 
     def _from(self, length: int) -> bool:
         """Whether the sequence can be cut to just so many tokens."""
@@ -127,23 +151,28 @@ class CachedSequence:
         self.sequence = sequence
         self._prompt = before(other._held(), sequence.length)
         self._ends = [end for end in other._ends if end < sequence.length] + [sequence.length]
+        self._turns = [end for end in other._answered() if end <= sequence.length]
 
     def shrink(self) -> None:
         """Free what no further prompt could continue from."""
         if (reach := self.sequence.reach(self.sequence.length)) < self.sequence.length:
+            turns = [end for end in self._answered() if end <= reach]
             self._prompt, self._decoded = before(self._held(), reach), []
-            self._ends = [end for end in self._ends if end <= reach]
+            self._ends, self._turns = [end for end in self._ends if end <= reach], turns
             self.sequence.keep(reach)
 
     def reset(self) -> None:
         """See `DecoderSequence.reset`."""
-        self._prompt, self._decoded, self._ends = [], [], []
+        self._forget()
         self.sequence.reset()
 
     def close(self) -> None:
         """See `DecoderSequence.close`."""
-        self._prompt, self._decoded, self._ends = [], [], []
+        self._forget()
         self.sequence.close()
+
+    def _forget(self) -> None:
+        self._prompt, self._decoded, self._ends, self._turns = [], [], [], []
 
     def _held(self) -> list[Segment]:
         """What the cache holds, `joined`."""
@@ -169,9 +198,9 @@ def run_ends(prompt: Sequence[Segment], beginning: npt.NDArray[np.int64]) -> lis
     """After how many tokens each run over a `joined` prompt ends, its own length last.
 
     Runs end behind the ``beginning`` that prompts of a model have in common, int64 (n,), where that
-    is 16 tokens or more, behind each picture, and after every 256 tokens of a stretch of text. Each
-    of these places follows from what comes before it, so that two prompts that begin alike are
-    divided alike there.
+    is 16 tokens or more, behind each picture, and after every 256 tokens of a stretch of text. The
+    prompt alone decides on them. Two prompts that begin alike are divided alike there, but for
+    their own ends, and for pictures of which only one continues.
     """
     ends: list[int] = []
     length = 0

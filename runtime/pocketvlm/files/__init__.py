@@ -122,7 +122,7 @@ def _removed(path: Path) -> bool:
                 return False
             path.unlink()
             return True
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = _lockable(path)
         try:
             try_lock(descriptor)
             path.unlink()  # while it is locked: nobody begins to write it
@@ -131,6 +131,15 @@ def _removed(path: Path) -> bool:
     except OSError:  # locked by whoever writes it, or a disk without locks
         return False
     return True
+
+
+def _lockable(path: Path) -> int:
+    """A descriptor for `try_lock`; of a file that is read-only one that some disks do not lock."""
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return os.open(path, os.O_RDWR | flags)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | flags)
 
 
 def label(name: str) -> str:

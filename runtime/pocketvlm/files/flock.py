@@ -19,7 +19,10 @@ else:
 
     def try_lock(descriptor: int) -> None:
         """Lock an open file, or raise BlockingIOError or PermissionError at once where another has
-        it; another OSError where the disk knows no locks, see `NO_LOCKS`."""
+        it; another OSError where the disk knows no locks, see `NO_LOCKS`.
+
+        Open it for writing: NFS locks nothing that is open for reading alone (EBADF).
+        """
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

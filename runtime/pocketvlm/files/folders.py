@@ -21,7 +21,6 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +30,7 @@ from pocketvlm.files import fresh_name, leftovers
 from pocketvlm.files.exchange import exchange
 from pocketvlm.files.interrupts import held
 from pocketvlm.files.locks import locked
+from pocketvlm_targets.text import parse_json
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _PARTIAL, _OLD = ".partial", ".old"
@@ -47,7 +47,7 @@ def content_of(folder: Path) -> Content:
     Device and inode of the folder and those in it; of a file its size, time of modification and of
     change too. Nothing where there is no folder, or an empty one. Raises OSError.
     """
-    rows = list(_rows(folder, ""))
+    rows = list(_rows(folder))
     if not rows:
         return ()
     info = folder.stat()
@@ -69,8 +69,8 @@ def staged(destination: Path, *, setting: str = "output", wait: float = 0) -> It
         wait: seconds to wait for another process that writes there.
 
     Raises:
-        RequestError: another process writes there, the destination cannot be written, or the disk
-            filled up meanwhile.
+        RequestError: another process writes there, the destination cannot be written or moved, or
+            the disk filled up meanwhile.
     """
     made = [folder for folder in destination.parents if not folder.exists()]  # the nearest first
     folder = fresh_name(destination, _PARTIAL)
@@ -84,6 +84,7 @@ def staged(destination: Path, *, setting: str = "output", wait: float = 0) -> It
                 _name_leftovers(destination)
             try:
                 folder.mkdir(mode=0o700)
+                _check_movable(destination, folder)
                 yield folder
             finally:
                 with held():
@@ -164,19 +165,40 @@ def allow_others(folder: Path) -> None:
     folder.chmod(mode)
 
 
-def _rows(folder: Path, prefix: str) -> Iterator[tuple[str | int, ...]]:
-    try:
-        entries = list(os.scandir(folder))
-    except (FileNotFoundError, NotADirectoryError):
+def _rows(root: Path) -> Iterator[tuple[str | int, ...]]:
+    waiting = [("", root)]  # not by recursion: somebody else's folders are as deep as they like
+    while waiting:
+        prefix, folder = waiting.pop()
+        try:
+            entries = list(os.scandir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for entry in entries:
+            name, info = f"{prefix}{entry.name}", Path(entry.path).lstat()
+            if entry.is_dir(follow_symlinks=False):
+                yield name, info.st_dev, info.st_ino
+                waiting.append((f"{name}/", Path(entry.path)))
+            else:
+                state = info.st_size, info.st_mtime_ns, info.st_ctime_ns
+                yield name, info.st_dev, info.st_ino, *state
+
+
+def _check_movable(destination: Path, folder: Path) -> None:
+    """Raise OSError (EXDEV) for a folder that its disk does not rename, before there is any work to
+    lose: one in a lower layer of an overlay, as containers have, is not.
+
+    It is renamed to an empty ``folder`` of ours that gets a file first, which every system refuses.
+    """
+    if destination.is_symlink() or not destination.is_dir() or not any(destination.iterdir()):
         return
-    for entry in entries:
-        name, info = f"{prefix}{entry.name}", Path(entry.path).lstat()
-        if entry.is_dir(follow_symlinks=False):
-            yield name, info.st_dev, info.st_ino
-            yield from _rows(Path(entry.path), f"{name}/")
-        else:
-            state = info.st_size, info.st_mtime_ns, info.st_ctime_ns
-            yield name, info.st_dev, info.st_ino, *state
+    obstacle = folder / "obstacle"
+    obstacle.touch()
+    try:
+        os.rename(destination, folder)  # noqa: PTH104 - no step of replacing it
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise
+    obstacle.unlink()
 
 
 def _place(folder: Path, destination: Path, setting: str) -> None:
@@ -277,8 +299,23 @@ def _settle(aside: Path, destination: Path, setting: str) -> RequestError | None
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder and all in it, or say that it stays."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove a folder and all in it, or say that it stays.
+
+    `shutil.rmtree` goes down by recursion, with a file open for each level. Nobody else may enter
+    the folder, so none of what lies in it becomes a link meanwhile.
+    """
+    folders = [] if folder.is_symlink() else [folder]
+    for each in folders:  # which grows
+        with suppress(OSError), os.scandir(each) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                else:
+                    with suppress(OSError):
+                        os.unlink(entry.path)  # noqa: PTH108 - of thousands
+    for each in reversed(folders):
+        with suppress(OSError):
+            each.rmdir()
     if os.path.lexists(folder):
         _log.warning("%s cannot be removed: the next run tries again", folder)
 
@@ -286,8 +323,8 @@ def _remove(folder: Path) -> None:
 def _read_note(path: Path) -> dict[str, object]:
     """What `_write_note` wrote; nothing where it was cut off."""
     try:
-        note = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        note = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return note if isinstance(note, dict) else {}
 
@@ -330,6 +367,13 @@ def _cannot_write(destination: Path, error: OSError, setting: str) -> RequestErr
         return RequestError(
             f"no space left on the disk of {destination}, nothing was written there",
             advice="free some space or choose another disk",
+            setting=setting,
+        )
+    if error.errno == errno.EXDEV:
+        return RequestError(
+            f"{destination} is not renamed by its disk, as in a lower layer of an overlay (a "
+            "container's image)",
+            advice="choose another folder, or remove that one first",
             setting=setting,
         )
     return RequestError(

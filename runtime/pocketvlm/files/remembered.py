@@ -16,6 +16,7 @@ import platformdirs
 from pocketvlm.errors import RequestError
 from pocketvlm.files import private_folder, replace_private
 from pocketvlm.files.locks import locked
+from pocketvlm_targets.text import parse_json
 
 _WAIT = 30.0  # seconds; another process holds a table for milliseconds, but where it is starved
 _log = logging.getLogger(__name__)
@@ -35,8 +36,8 @@ def read_remembered(name: str) -> dict[str, Any]:
         # Who else may write it could have anything pass.
         if not stat.S_ISREG(info.st_mode) or (os.name == "posix" and not _is_private(info)):
             raise PermissionError(f"{path} is not private")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RuntimeError, RecursionError) as error:
+        data = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RuntimeError) as error:
         _log.debug("nothing is remembered: %s", error)
         return {}
     return data if isinstance(data, dict) else {}

@@ -15,6 +15,7 @@ from pocketvlm.artifact import Artifact
 from pocketvlm.errors import ArtifactError
 from pocketvlm.selftest.expected import Expected, ExpectedBatch, Ints, Sample
 from pocketvlm.selftest.form import from_data
+from pocketvlm_targets.text import parse_json
 
 MAX_BYTES: Final = 1 << 20
 _AGAIN = "export it again"
@@ -32,14 +33,14 @@ def read_expected(artifact: Artifact) -> Expected:
     name = artifact.root / stated.file
     text = artifact.read_text(stated.file, MAX_BYTES)
     try:
-        data = json.loads(text, parse_constant=_refuse_constant)
+        data = parse_json(text, parse_constant=_refuse_constant)
         _validator()(data)
         expected = from_data(data)
         _check(expected, artifact)
     except fastjsonschema.JsonSchemaValueException as error:
         reason = error.message.replace("data", "it", 1)[:200]
         raise _damaged(str(name), reason) from error
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise _damaged(str(name), str(error)[:200]) from error
     return expected
 

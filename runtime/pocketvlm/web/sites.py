@@ -19,13 +19,14 @@ from pocketvlm.files.folders import content_of, put_in_place, staged
 from pocketvlm.files.interrupts import heeded
 from pocketvlm.web import LOCAL, SITE, page_files, site_facts
 from pocketvlm.web.libraries import Library, addresses, fetch_library, libraries
+from pocketvlm_targets.text import parse_json
 
 FACTS = "using.json"  # of an artifact, for clients; the exporter writes it
 _FORMAT = 1  # of using.json
 _CARRIED = (FACTS, "pocketvlm.json", "README.md", "LICENSE")  # beside what clients fetch
 _MOST_FACTS = 16 << 20  # bytes
 # What facts raise that are missing, or of another form.
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 _SAMPLE_KINDS = {".png", ".jpg", ".jpeg", ".webp", ".gif"}
 
 Progress = Callable[[str], None]
@@ -45,7 +46,7 @@ def servable(artifact: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > _MOST_FACTS:
             raise ValueError("too large")
-        facts = json.loads(read_text(path))
+        facts = parse_json(read_text(path))
         if facts["format"] != _FORMAT:
             raise ValueError(f"format {facts['format']}")
         files, needs, decoder = dict(facts["files"]), dict(facts["needs"]), facts["decoder"]

@@ -1,10 +1,11 @@
 """Every JSON of a checkpoint: its configuration, how it answers, its processors and its tokenizer's
-settings, as an export reads them before any work."""
+settings, as an export reads them before any work. Some have settings more that name files."""
 
 import json
 from pathlib import Path
 from random import Random
 
+from fuzz.added_settings import added, names_read, put_beside
 from fuzz.base import Target, link_all, put
 from fuzz.byte_changes import damaged
 from fuzz.json_changes import changed, written
@@ -32,7 +33,6 @@ _GENERATION = {
 class Fuzz(Target):
     """See the module."""
 
-    links = False  # the Hub's cache is made of links, so a checkpoint's are followed
     threat = "a downloaded checkpoint whose settings run code, fill memory, or end in a traceback"
     memory_mb = 400
 
@@ -40,6 +40,7 @@ class Fuzz(Target):
         # Metadata of all installed packages, read anew for each export; no input changes it.
         loading.check_transformers = lambda: None
         PLUGINS.check_own = lambda _name: None
+        self.names = names_read()
         known = {**PRESETS, **HUB_PRESETS}
         self.roots = [make_checkpoint(known[name], folder / name) for name in _PRESETS]
         for root in self.roots:
@@ -55,10 +56,26 @@ class Fuzz(Target):
             names.append(random.choice(_FILES))
         if random.random() < 0.3:
             names.append("config.json")
-        for name in names:
+        named = random.random() < 0.5
+        if named:
+            names += random.choices(_FILES[:6], k=random.choice((0, 1, 2)))
+        if random.random() < 0.2:
+            put_beside(random, box)
+        for name in dict.fromkeys(names):
             content = (root / name).read_bytes() if (root / name).exists() else b'{"a": 1}'
-            content = written(random, changed(random, json.loads(content)))
-            put(box / name, content if random.random() < 0.95 else damaged(random, content))
+            document = json.loads(content)
+            if named:
+                document = added(random, document, self.names)
+            if not named or random.random() < 0.2:
+                document = changed(random, document)
+            content = written(random, document, whole=named)
+            put(
+                box / name, content if named or random.random() < 0.95 else damaged(random, content)
+            )
+        if random.random() < 0.1:  # the Hub's cache is made of links, so these are followed
+            name = random.choice(present)
+            (box / name).unlink()
+            (box / name).symlink_to(root / name)
 
     def use(self, box: Path) -> None:
         checkpoint = inspect_checkpoint(str(box))

@@ -5,7 +5,7 @@ import functools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
@@ -242,6 +242,60 @@ def test_a_question_is_read_in_the_same_runs_whatever_came_before(exchanges, las
     CachedSequence(alone, division).prefill(last)
     assert recorder.runs == alone.runs
     assert cached in (0, *(end for _, end in alone.runs[:-1]))
+
+
+# Texts that are longer than a run, pictures that go on, and prompts that end anywhere.
+any_segment = st.one_of(
+    segment,
+    st.integers(250, 520).map(lambda length: text(*[0] * length)),
+    st.integers(0, 1).map(lambda number: dataclasses.replace(picture(number), continues=True)),
+)
+any_prompt = st.tuples(
+    st.sampled_from([0, 15, 16, 17]), st.lists(any_segment, min_size=1, max_size=4)
+).map(lambda drawn: [text(*[1] * drawn[0]), *drawn[1], text(2)])
+
+
+class Forking(Divided):
+    """One that may be copied."""
+
+    def fork(self, length):
+        made = Forking()
+        made.cache, made.runs = list(self.cache), list(self.runs)
+        made.keep(length)
+        return made
+
+
+@given(
+    st.lists(st.tuples(any_prompt, st.integers(0, 2), st.sampled_from(["again", "on", "fork"]))),
+    any_prompt,
+    st.sampled_from(["again", "on", "fork"]),
+)
+@settings(max_examples=300, deadline=None)
+def test_a_prompt_alone_decides_in_which_runs_it_is_read(exchanges, asked, way):
+    """Whatever the cache holds. Only behind an answer that was decoded may it be another's."""
+    division = functools.partial(run_ends, beginning=np.array([1] * 16))
+    sequence, talk, answers = CachedSequence(Forking(), division), [], []
+    for prompted, answered, how in [*exchanges, (asked, 0, way)]:
+        talk = [*talk, *prompted] if how == "on" else prompted
+        if how == "fork":
+            made = CachedSequence(Forking(), division)
+            if shared := sequence.shared(joined(talk)):
+                made.fork_from(sequence, shared)
+            sequence = made
+        _, cached = sequence.prefill(talk)
+        alone = Forking()
+        CachedSequence(alone, division).prefill(talk)
+        runs, cold = sequence.sequence.runs, alone.runs
+        behind = [len(each) for each in answers if flat(talk)[: len(each)] == each]
+        start = max((each for each in behind if each <= cached), default=0)
+        assert [run for run in runs if run[0] >= start] == [
+            (max(begin, start), end) for begin, end in cold if end > start
+        ]
+        for _ in range(answered):
+            sequence.decode(9)
+        talk = [*talk, text(*[9] * answered)]
+        if answered:
+            answers.append(flat(talk))
 
 
 @pytest.mark.parametrize("division", [None, functools.partial(run_ends, beginning=BEGINNING)])

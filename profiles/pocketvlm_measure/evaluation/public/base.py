@@ -11,6 +11,7 @@ from typing import Any
 from pocketvlm.errors import RequestError
 from pocketvlm.files import read_text, replace_file
 from pocketvlm_measure.evaluation.public.published import Published
+from pocketvlm_targets.text import parse_json
 
 SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
@@ -97,8 +98,8 @@ class Benchmark:
 def read_json(path: Path) -> Any:
     """The value in a file; raises `PocketVLMError`."""
     try:
-        return json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(read_text(path))
+    except (OSError, ValueError) as error:
         raise RequestError(
             f"{path} cannot be read as JSON ({error})", advice="give the benchmark's own file"
         ) from error
@@ -108,8 +109,8 @@ def read_json_lines(path: Path) -> list[Any]:
     """The values in a file, one per line; raises `PocketVLMError`."""
     try:
         # Not splitlines, which ends a line at characters that JSON has within its texts.
-        return [json.loads(line) for line in read_text(path).split("\n") if line.strip()]
-    except (OSError, ValueError, RecursionError) as error:
+        return [parse_json(line) for line in read_text(path).split("\n") if line.strip()]
+    except (OSError, ValueError) as error:
         raise RequestError(
             f"{path} cannot be read as JSON Lines ({error})", advice="give the benchmark's own file"
         ) from error

@@ -1,8 +1,6 @@
-"""Knows the settings of a checkpoint by which transformers would load code, or read files that
-nobody has checked; a checkpoint that has them is refused before transformers sees it.
-
-``auto_map``, ``custom_generate`` and the like need no rule: they are read with
-``trust_remote_code=False`` alone.
+"""Knows the settings by which transformers would make another model, tokenizer or image processor
+of a checkpoint than the exporter does. They are refused; everything else that is not allowed, see
+`allowed`, is left out.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,22 +9,17 @@ from typing import Any
 
 from pocketvlm.errors import CheckpointError
 from pocketvlm_export import upstream
+from pocketvlm_export.checkpoint.allowed import CONFIG, PICTURES, TOKENIZER
 from pocketvlm_export.checkpoint.files import read_json
 from pocketvlm_export.checkpoint.settings import brief
 
-CONFIG, TOKENIZER, PICTURES = "config.json", "tokenizer_config.json", "preprocessor_config.json"
 # Of config.json, at any depth.
-_QUANTIZED = "quantization_config"  # chooses a quantizer, whose kernels come from the Hub
-_OTHER_CONFIGS = frozenset(
-    {
-        "configuration_files",  # transformers reads one of them in place of config.json
-        "per_layer_config",  # a configuration within each layer's
-        "backbone",  # a repository whose configuration detectors fetch, or a folder
-    }
-)
-# Of tokenizer_config.json: transformers reads one of the first in place of tokenizer.json, and the
-# second, any file of this machine, for classes that build their tokenizer themselves.
-_OTHER_TOKENIZERS = ("fast_tokenizer_files", "gguf_file")
+_QUANTIZED = "quantization_config"
+# The first names files of which transformers reads one in place of config.json. The second is a
+# configuration of single layers.
+_OTHER_CONFIGS = frozenset({"configuration_files", "per_layer_config"})
+# Of tokenizer_config.json: transformers reads one of them in place of tokenizer.json.
+_OTHER_TOKENIZERS = "fast_tokenizer_files"
 # Classes of transformers that prepare pictures from their settings alone. Others fetch files from
 # the Hub when they are built, or read any that is named, as OneFormer's does.
 _PICTURE_CLASSES = frozenset(
@@ -41,8 +34,8 @@ _SUFFIXES = ("Fast", "Pil")  # of the same classes for other libraries
 
 
 def check_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse a config.json whose settings would have transformers load a quantizer, or read or
-    fetch another configuration than this one. Raises `CheckpointError`."""
+    """Refuse a config.json of a quantized model, or one whose settings would have transformers
+    read another configuration than this one. Raises `CheckpointError`."""
     for path, value in _settings(config):
         name = path.rpartition(".")[2]
         if name == _QUANTIZED:
@@ -56,12 +49,11 @@ def check_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def check_tokenizer_config(folder: Path) -> None:
-    """Refuse a tokenizer that would be read from other files than tokenizer.json: by their names,
-    or by a class that has files of its own. Raises `CheckpointError`."""
-    stated = read_json(folder / TOKENIZER)
-    for name in _OTHER_TOKENIZERS:
-        if stated.get(name) is not None:
-            raise _refused(folder / TOKENIZER, name, stated[name])
+    """Refuse a tokenizer that transformers would read from other files than tokenizer.json: by
+    their names, or by a class that has files of its own. Raises `CheckpointError`."""
+    named = read_json(folder / TOKENIZER).get(_OTHER_TOKENIZERS)
+    if named is not None:
+        raise _refused(folder / TOKENIZER, _OTHER_TOKENIZERS, named)
     for file in (TOKENIZER, CONFIG):
         kind = read_json(folder / file).get("tokenizer_class")
         if kind is not None and not (isinstance(kind, str) and upstream.reads_tokenizer_json(kind)):

@@ -66,7 +66,7 @@ class ExportOptions:
         format: of the graph files, one of `pocketvlm_targets.FORMATS`.
         context: longest sequence in tokens, at most the checkpoint's own; None is that.
         memory_limit: MB (10^6 bytes) that answering may be expected to take on the device; None or
-            0 is no limit.
+            0 means no limit.
         media: what the artifact reads, pictures or clips or both; what is named first is the one
             that it reads by default. Empty for what the family's checkpoints are exported for.
         revision: branch, tag or commit of a hub checkpoint.
@@ -145,7 +145,7 @@ class ExportOptions:
             self._check_no_precision()
 
     def _settle(self) -> None:
-        """Numbers and paths as Python's own; refuses what is no number."""
+        """Numbers and paths as Python's own; refuses what is not a number."""
         for name in ("budgets", "total_budgets"):
             given = getattr(self, name)
             if not isinstance(given, Iterable):

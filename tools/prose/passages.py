@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -41,9 +42,13 @@ def page(path: Path) -> Iterator[Passage]:
 
 
 def program(path: Path) -> Iterator[Passage]:
-    """Yield the docstrings, comments and strings of a Python file."""
+    """Yield the docstrings, comments and strings of a Python file; raises click's `ClickException`
+    for one that cannot be parsed."""
     source = path.read_text(encoding="utf-8")
-    tree = ast.parse(source)
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:  # ValueError: a NUL, in some releases of Python
+        raise click.ClickException(f"{path} cannot be parsed ({error}): correct it") from error
     docstrings = set()
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:

@@ -110,8 +110,8 @@ class Artifact:
         made for.
 
         Raises:
-            RequestError: ``context`` is no whole number, or below one; None leaves the artifact's
-                own.
+            RequestError: ``context`` is not a whole number, or below one; None leaves the
+                artifact's own.
         """
         if context is None:
             return self
@@ -129,8 +129,8 @@ class Artifact:
         return replace(self, manifest=replace(self.manifest, decoder=decoder))
 
     def capped(self, *, max_pixels: int | None = None, max_tiles: int | None = None) -> Self:
-        """The same artifact for smaller pictures, see the class; what is no whole number is refused
-        here, the rest where its layout is made."""
+        """The same artifact for smaller pictures, see the class; what is not a whole number is
+        refused here, the rest where its layout is made."""
         return replace(
             self,
             max_pixels=None if max_pixels is None else whole(max_pixels, "max_pixels"),
@@ -206,7 +206,7 @@ def _read_manifest(root: Path) -> Manifest:
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise ArtifactError(
-                f"{path} is no manifest, it is larger than {_MAX_MANIFEST_BYTES >> 20} MiB",
+                f"{path} is not a manifest, it is larger than {_MAX_MANIFEST_BYTES >> 20} MiB",
                 advice="copy or export it again",
             )
         text = read_text(path)

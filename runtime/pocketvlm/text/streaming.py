@@ -39,7 +39,7 @@ class StopTexts:
         return text[:end]
 
     def finish(self) -> str:
-        """What was held back and is no stop text, as nothing follows."""
+        """What was held back and is not a stop text, as nothing follows."""
         held, self._held = self._held, ""
         return held
 
@@ -74,8 +74,8 @@ class Detokenizer:
     before.
 
     Args:
-        tokenizer: of the model; special tokens are no text, so no stop text is found in them. Ids
-            beyond its vocabulary (padding of the embedding) are no text either.
+        tokenizer: of the model; special tokens are not text, so no stop text is found in them. Ids
+            beyond its vocabulary (padding of the embedding) are not text either.
         stop: texts that end the answer, see `StopTexts`.
     """
 

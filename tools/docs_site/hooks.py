@@ -4,7 +4,8 @@ In the repository a page links to source files, to examples and to CONTRIBUTING.
 paths. On the site each of these is a page too: a Markdown file as it is, any other text file as a
 listing, a folder as the names in it. So every link works in both, and the site needs no address of
 the repository. A link whose text is the name of a page's file gets that page's title. Diagrams in
-mermaid, which GitHub draws, are pictures here, see `docs_site.diagrams`.
+mermaid, which GitHub draws, are pictures here, see `docs_site.diagrams`. Options in inline code
+stay on one line, which browsers would break after their hyphens.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DIAGRAMS = "diagrams"  # the folder of their pictures in docs/
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _LEXERS = {".py": "python", ".toml": "toml", ".json": "json", ".ipynb": "json", ".mjs": "js"}
+_CODE = re.compile(r"(?<=<code>)[^<\n]+(?=</code>)")  # inline: a block ends with a newline
+_FITS = 36  # characters
 _HIDDEN = "---\nsearch:\n  exclude: true\n---\n"
 
 
@@ -53,6 +56,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if target.endswith(".md"):
                 pending.append(target)
     return files
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Keep words with hyphens whole in inline code; site.css has their class."""
+    return _CODE.sub(lambda code: " ".join(map(_whole, code[0].split(" "))), html)
+
+
+def _whole(word: str) -> str:
+    """A word that fits on a telephone's line, with the class if it has a hyphen."""
+    return f'<span class="whole">{word}</span>' if "-" in word and len(word) <= _FITS else word
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

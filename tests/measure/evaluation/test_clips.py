@@ -113,7 +113,10 @@ def test_a_clip_that_changed_is_not_taken_for_the_one_that_was_asked_about(
         ({"video": "."}, "is a directory, not a file"),
         ({"video": "/dev/zero"}, "pipe, socket or device"),
         ({"video": "a\0b"}, "cannot be read"),
-        ({"video": "data:video/mp4,abc"}, r"no data URI in base64: expected data:video/mp4;base64"),
+        (
+            {"video": "data:video/mp4,abc"},
+            r"not a data URI in base64: expected data:video/mp4;base64",
+        ),
         ({"video": "data:video/mp4;base64,AAAA"}, "is not a video"),
         ({"video": "set.jsonl"}, "is not a video"),
         ({"video": {"path": "x"}}, "'video' that is not a list of strings"),

@@ -60,7 +60,7 @@ class Artifact:
         max_pixels: pictures are resized to at most so many pixels; None is the artifact's own
             limit. Its layout refuses more, see `pocketvlm.layouts.base.Layout.capped`.
         max_tiles: likewise for the parts that a picture is cut into.
-        identity: what tells the folder from one that takes its name later, where that was asked.
+        identity: distinguishes the folder from a later one of the same name; None if not asked for.
     """
 
     root: Path
@@ -83,7 +83,7 @@ class Artifact:
             allow_rejected: open a folder whose export failed its parity gate too; to inspect it,
                 not to answer from it.
 
-        What is replaced meanwhile by another is read again: it is the old one or the new one.
+        If another one replaces it meanwhile, it is read again: it is the old one or the new one.
 
         Raises:
             PocketVLMError: no such folder, a damaged or unknown manifest, a file that differs from

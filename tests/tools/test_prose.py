@@ -83,6 +83,13 @@ def test_a_program_that_cannot_be_parsed_ends_in_one_line(tmp_path):
             list(program(tmp_path / "program.py"))
 
 
+@pytest.mark.parametrize("read", [page, program])
+def test_a_file_that_is_not_utf_8_ends_in_one_line(tmp_path, read):
+    (tmp_path / "file").write_bytes(b"# caf\xe9\n")
+    with pytest.raises(ClickException, match=r"file is not UTF-8 \(.*\): save it as UTF-8$"):
+        list(read(tmp_path / "file"))
+
+
 def test_words_in_brackets_are_notes_and_a_list_must_be_there(tmp_path):
     contributing = tmp_path / "CONTRIBUTING.md"
     contributing.write_text(

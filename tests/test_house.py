@@ -348,9 +348,9 @@ def test_the_guide_to_families_quotes_the_source(packages):
 
 
 MAPS = {  # the heads of the tables that show the rooms of a package
-    "pocketvlm": "| room of the runtime |",
-    "pocketvlm_export": "| room of the exporter |",
-    "pocketvlm_measure": "| room of measuring |",
+    "pocketvlm": "| module of the runtime |",
+    "pocketvlm_export": "| module of the exporter |",
+    "pocketvlm_measure": "| module of measuring |",
 }
 
 

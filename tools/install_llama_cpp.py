@@ -9,6 +9,7 @@ beside the wheels. Needs a C++ compiler where no wheel is kept.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -31,6 +32,7 @@ _PARTS = (
 
 def main() -> None:
     """Install from the cache; where it lacks something, fetch the source and fill it first."""
+    argparse.ArgumentParser(description=__doc__).parse_args()  # --help
     requirement = pinned()
     release = requirement.replace("==", "-")
     WHEELS.mkdir(parents=True, exist_ok=True)
@@ -86,4 +88,4 @@ if __name__ == "__main__":
     try:
         main()
     except (OSError, subprocess.CalledProcessError, tarfile.TarError) as error:
-        raise SystemExit(f"llama-cpp-python cannot be had here ({error})") from error
+        raise SystemExit(f"llama-cpp-python cannot be installed here ({error})") from error

@@ -8,10 +8,10 @@ scikit-image==0.25.2``): its path is the argument.
 from __future__ import annotations
 
 import io
-import sys
 import zipfile
 from pathlib import Path
 
+import click
 from PIL import Image
 
 from demo_questions.__main__ import question_row, write_rows
@@ -21,6 +21,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png")
 
 
+@click.command(help=__doc__)
+@click.argument("wheel", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 def main(wheel: Path) -> None:
     """Write the six pictures and ``questions.jsonl``."""
     EXAMPLES.mkdir(exist_ok=True)
@@ -40,4 +42,4 @@ def main(wheel: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -31,7 +31,7 @@ export async function readPicture(path) {
   const bytes = new Uint8Array(await readFile(path));
   if (isPng(bytes)) return bytes;
   const { default: sharp } = await import("sharp").catch((error) => {
-    throw new ClientError(`${path} is no PNG: install the package sharp to read it`, error);
+    throw new ClientError(`${path} is not a PNG: install the package sharp to read it`, error);
   });
   const upright = sharp(bytes)
     .rotate()

@@ -1,7 +1,7 @@
 // Knows how tokens become text piece by piece, never half a character nor a text that ends the
 // answer.
 
-const UNKNOWN = "\ufffd"; // what stands for bytes that are no character yet
+const UNKNOWN = "\ufffd"; // what stands for bytes that are not a character yet
 
 /**
  * Lets text through up to the first stop text, which is left out. What may be the beginning of one
@@ -88,7 +88,7 @@ export class Detokenizer {
 
   /** The text that is certain after this token. @param {number} token */
   push(token) {
-    // Ids beyond the vocabulary, of a padded embedding, are no text.
+    // Ids beyond the vocabulary, of a padded embedding, are not text.
     if (this.tokenizer.id_to_token(token) === undefined) return "";
     this.ids.push(token);
     const before = this.decoded(this.ids.slice(this.from, this.read));

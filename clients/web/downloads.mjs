@@ -102,7 +102,7 @@ function parsed(bytes, name) {
   try {
     return JSON.parse(new TextDecoder().decode(bytes));
   } catch (error) {
-    throw new ClientError(`${name} is no JSON (${reasonOf(error)}): copy the folder again`, error);
+    throw new ClientError(`${name} is not JSON (${reasonOf(error)}): copy the folder again`, error);
   }
 }
 
@@ -138,7 +138,7 @@ class Served {
     this.sizes = facts.files ?? {};
     if (typeof caches === "undefined") {
       this.notices.push(
-        "The browser keeps nothing for the next visit, as this page is no secure context: " +
+        "The browser keeps nothing for the next visit, as this page is not a secure context: " +
           "serve it by https or from localhost.",
       );
       return facts;

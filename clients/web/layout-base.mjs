@@ -51,7 +51,7 @@ export function gridOf({ width, height }, cut = {}) {
   return { ...grid, tiles: grid.rows * grid.columns + (grid.whole ? 1 : 0) };
 }
 
-/** Rows and columns of square patches over so many pixels; one row where they are no such grid. */
+/** Rows and columns of square patches over so many pixels; one row where they are not such a grid. */
 function squares(height, width, patches) {
   const rows = roundEven(Math.sqrt((patches * height) / width));
   if (rows < 1 || patches % rows || rows * width !== (patches / rows) * height) {
@@ -183,7 +183,7 @@ export class Layout {
   }
 
   /**
-   * Rows and columns of a tile's tokens before pruning; a single row where they are no grid.
+   * Rows and columns of a tile's tokens before pruning; a single row where they are not a grid.
    * @param {Grid} grid
    * @param {number} [tile] its number
    * @returns {TokenGrid}

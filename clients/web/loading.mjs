@@ -131,6 +131,6 @@ async function json(files, file) {
     return JSON.parse(await text(files, file));
   } catch (error) {
     if (error instanceof ClientError) throw error;
-    throw new ClientError(`${file} is no JSON (${reasonOf(error)}): copy the folder again`, error);
+    throw new ClientError(`${file} is not JSON (${reasonOf(error)}): copy the folder again`, error);
   }
 }

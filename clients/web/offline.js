@@ -30,7 +30,7 @@ async function answer(request, lasting) {
   try {
     const reply = await fetch(request);
     if (reply.ok && reply.type === "basic") {
-      await cache.put(request, reply.clone()).catch(() => {}); // no room is no reason to fail
+      await cache.put(request, reply.clone()).catch(() => {}); // no room is not a reason to fail
     }
     return isolated(reply);
   } catch (error) {

@@ -49,7 +49,7 @@ function chunksOf(bytes) {
   let header = null;
   /** @type {Uint8Array[]} */
   let [palette, alpha] = [new Uint8Array(0), new Uint8Array(0)];
-  if (!isPng(bytes)) throw new ClientError("The picture is no PNG file");
+  if (!isPng(bytes)) throw new ClientError("The picture is not a PNG file");
   for (let at = 8; at + 12 <= bytes.length;) {
     const length = view.getUint32(at),
       name = String.fromCharCode(...bytes.subarray(at + 4, at + 8));

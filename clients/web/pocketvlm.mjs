@@ -235,7 +235,7 @@ export class PocketVLM {
   /** @param {number} prompt tokens @param {number} maxNewTokens */
   checkRoom(prompt, maxNewTokens) {
     if (!(Number.isInteger(maxNewTokens) && maxNewTokens > 0)) {
-      throw new ClientError(`maxNewTokens ${maxNewTokens} is no number of tokens`);
+      throw new ClientError(`maxNewTokens ${maxNewTokens} is not a number of tokens`);
     }
     // The last token is never read, so it takes no room.
     if (prompt + maxNewTokens - 1 <= this.facts.context) return;

@@ -48,7 +48,7 @@ const MROPE = {
     const tokens = grid ? grid.rows * grid.columns : 0;
     if (!grid || !rising || indices[0] < 0 || indices.at(-1) >= tokens) {
       throw new ClientError(
-        `The kept tokens of a picture of ${tokens} are no rising numbers of them (${indices}): ` +
+        `The kept tokens of a picture of ${tokens} are not rising numbers of them (${indices}): ` +
           "export the artifact again",
       );
     }

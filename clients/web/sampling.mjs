@@ -108,7 +108,7 @@ export class Sampler {
     );
     if (unknown) {
       const own = [...Object.keys(STEPS), ...DRAWN].join(", ");
-      throw new ClientError(`${unknown} is no setting of this client; it has ${own}`);
+      throw new ClientError(`${unknown} is not a setting of this client; it has ${own}`);
     }
     const asked = /** @type {Record<string, any>} */ ({
       ...facts.generation.processors,
@@ -132,7 +132,7 @@ export class Sampler {
   /**
    * @param {Float32Array} logits (vocab,)
    * @returns {number} the next token.
-   * @throws {ClientError} logits that are no numbers, settings that rule out every token.
+   * @throws {ClientError} logits that are not numbers, settings that rule out every token.
    */
   pick(logits) {
     let scores = logits;

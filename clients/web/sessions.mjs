@@ -92,7 +92,7 @@ async function withoutGpu() {
     return adapter ? "" : "the browser finds no device for it";
   }
   return globalThis.isSecureContext === false
-    ? "this page is no secure context (serve it by https or from localhost)"
+    ? "this page is not a secure context (serve it by https or from localhost)"
     : "this browser has none";
 }
 

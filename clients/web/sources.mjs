@@ -9,7 +9,7 @@
  * @param {HTMLElement} parts.stage that pictures are dropped on
  * @param {HTMLInputElement[]} parts.inputs of files
  * @param {(picture: Blob) => void} onPicture called with each
- * @param {(reason: string) => void} onRefused called with what is no picture, in words
+ * @param {(reason: string) => void} onRefused called with what is not a picture, in words
  */
 export function listen({ stage, inputs }, onPicture, onRefused) {
   const take = (/** @type {Iterable<File>} */ files) => {

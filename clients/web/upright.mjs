@@ -133,7 +133,7 @@ function orientationIn(exif) {
 
 /**
  * EXIF's orientation of a JPEG file, 1 to 8: by its EXIF, else by its XMP; 1 where neither states
- * it, where they are damaged, and for files that are no JPEG.
+ * it, where they are damaged, and for files that are not JPEGs.
  * @param {Uint8Array} bytes of the file
  * @returns {number}
  */

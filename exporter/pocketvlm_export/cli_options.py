@@ -247,7 +247,7 @@ _OPTIONS: tuple[Callable[[_Command], _Command], ...] = (
         "--memory-limit",
         type=click.IntRange(min=0),
         metavar="MB",
-        help="Refuse an export that is expected to need more memory on the device; 0 is no limit.",
+        help="Refuse an export that needs more memory than this on the device; 0 means no limit.",
     ),
     takes_target(export_defaults),
     click.option(

@@ -20,7 +20,7 @@ class GgufType:
             llama.cpp makes the file of that in float32.
         logits_cosine: least cosine of the logits at all positions, as
             `pocketvlm_export.precisions.Precision.logits_cosine`.
-        same_tokens: whether the answer must be the checkpoint's, where that is no near tie.
+        same_tokens: whether the answer must be the checkpoint's, where that is not a near tie.
     """
 
     name: str

@@ -66,9 +66,9 @@ class ExportOptions:
         format: of the graph files, one of `pocketvlm_targets.FORMATS`.
         context: longest sequence in tokens, at most the checkpoint's own; None is that.
         memory_limit: MB (10^6 bytes) that answering may be expected to take on the device; None or
-            0 is no limit.
-        media: what the artifact reads, pictures or clips or both; what is named first is the one
-            that it reads by default. Empty for what the family's checkpoints are exported for.
+            0 means no limit.
+        media: what the artifact reads, pictures or clips or both; the first is its default. Empty
+            for the family's default.
         revision: branch, tag or commit of a hub checkpoint.
         overwrite: replace an artifact that is already at the destination.
         keep_failed: where an artifact that failed the parity gate is kept for inspection.
@@ -145,7 +145,7 @@ class ExportOptions:
             self._check_no_precision()
 
     def _settle(self) -> None:
-        """Numbers and paths as Python's own; refuses what is no number."""
+        """Numbers and paths as Python's own; refuses what is not a number."""
         for name in ("budgets", "total_budgets"):
             given = getattr(self, name)
             if not isinstance(given, Iterable):

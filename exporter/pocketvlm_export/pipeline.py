@@ -89,7 +89,7 @@ def export(
         options: what to export; defaults of `ExportOptions`.
         step: called with a few words whenever a step begins.
         planned: called with the plan once nothing refuses it, before any work is done.
-        kept: files of the decoder that other exports of this very checkpoint share.
+        kept: files of the decoder that other exports of the same checkpoint share.
 
     Raises:
         PocketVLMError: the checkpoint cannot be exported, or the destination not written.

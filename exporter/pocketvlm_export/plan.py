@@ -236,7 +236,7 @@ class ExportPlan:
             return []
         listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
         return [
-            f"{len(names)} of the checkpoint's tensors are no part of a {family.model_type} model "
+            f"{len(names)} of the checkpoint's tensors are not part of a {family.model_type} model "
             f"and are left out, as transformers does ({listed})"
         ]
 

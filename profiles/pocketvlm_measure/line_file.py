@@ -152,8 +152,9 @@ class LineFile(ABC):
                 if number == 1:
                     self._check(row)
                 elif not self.take(row):
+                    one = self.contents.removesuffix("s")
                     raise RequestError(
-                        f"{self.path} line {number} is no {self.contents.removesuffix('s')}",
+                        f"{self.path} line {number} is not a valid {one}",
                         advice="delete that line, or the file",
                     )
                 whole += len(line)
@@ -163,7 +164,7 @@ class LineFile(ABC):
         """Refuse a file whose first line states other conditions."""
         if first.get("format") != self.format:
             raise RequestError(
-                f"{self.path} is no file of {self.contents}",
+                f"{self.path} is not a file of {self.contents}",
                 advice=self.elsewhere,
                 setting=self.setting,
             )

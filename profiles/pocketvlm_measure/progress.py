@@ -12,8 +12,8 @@ Item = TypeVar("Item")
 
 
 def progress(items: Iterable[Item], **options: Any) -> tqdm[Item]:
-    """A bar of tqdm's over ``items``, with its options; none where standard error is no terminal,
-    or is missing as in a program without a console."""
+    """A bar of tqdm's over ``items``, with its options; none where standard error is not a
+    terminal, or is missing as in a program without a console."""
     return tqdm(items, disable=_hidden(), **options)
 
 

@@ -26,7 +26,7 @@ def load_target(name_or_file: str | os.PathLike[str]) -> Target:
     """Read a shipped target by name, or a file.
 
     Raises:
-        TargetError: neither exists, it is no TOML, or `make_target` refuses a value.
+        TargetError: neither exists, it is not TOML, or `make_target` refuses a value.
     """
     given = os.fspath(name_or_file)
     if given in target_names():
@@ -51,7 +51,7 @@ def load_target(name_or_file: str | os.PathLike[str]) -> Target:
 def _parse(name: str, content: bytes) -> Target:
     if len(content) > _MAX_BYTES:
         raise TargetError(
-            f"{name} is no target, it has more than {_MAX_BYTES >> 10} KiB",
+            f"{name} is not a target, it has more than {_MAX_BYTES >> 10} KiB",
             advice="give the file of one",
         )
     try:

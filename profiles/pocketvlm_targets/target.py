@@ -234,7 +234,7 @@ def make_target(name: str, table: Mapping[str, Any], reasons: Mapping[str, str])
     for key, value in table.items():
         if key not in KEYS:
             raise TargetError(
-                f"{name}: {_short(key)} is no key of a target",
+                f"{name}: {_short(key)} is not a key of a target",
                 advice=f"choose from {', '.join(KEYS)}",
             )
         try:

@@ -36,7 +36,7 @@ def without_mark(content: bytes) -> bytes:
 
 
 def decode_text(content: bytes) -> str:
-    """The text of a whole file, lines ending in ``\\n``; raises ValueError where it is no UTF-8."""
+    """The text of a whole file, lines ending in ``\\n``; raises ValueError if it is not UTF-8."""
     text = without_mark(content).decode("utf-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 

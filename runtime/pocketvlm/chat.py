@@ -112,7 +112,7 @@ class Chat:
         videos: Sequence[Video] | None = None,
         sampling: Sampling = GREEDY,
     ) -> Answer:
-        """Ask the next question, with pictures or clips of its own or about earlier ones; see
+        """Ask the next question, with its own pictures or clips or about earlier ones; see
         `VLM.generate`."""
         return self.stream(prompt, images, videos=videos, sampling=sampling).answer
 

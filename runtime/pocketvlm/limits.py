@@ -60,7 +60,7 @@ class PictureLimits(_Checked):
 
     @property
     def memory_bytes(self) -> int:
-        """``max_memory``, or what stands in for it."""
+        """``max_memory``, or its default."""
         if self.max_memory is not None:
             return self.max_memory
         return max(_PICTURE_MEMORY, 6 * self.max_pixels)

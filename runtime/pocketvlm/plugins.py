@@ -19,7 +19,7 @@ class Plugins:
     """What installed packages register through one entry-point group, beside a registry's own.
 
     Names come from the packages' metadata, so that to list them imports nothing; an entry is
-    imported when it is asked for. A name that is no word of small letters, digits, hyphens and
+    imported when it is asked for. A name that is not a word of small letters, digits, hyphens and
     underscores is passed over, and so is one that the registry has already.
     """
 

@@ -131,7 +131,7 @@ class VLM:
         check: Check = "auto",
         once: bool = False,
     ) -> Self:
-        """Load an artifact; one that is replaced meanwhile is the old one or the new one.
+        """Load an artifact; if it is replaced meanwhile, the old or the new one is loaded.
 
         >>> from pocketvlm import VLM, EngineSettings
         >>> vlm = VLM.load("demo-vlm", budget=14, context=256, settings=EngineSettings(threads=1))

@@ -107,7 +107,7 @@ def test_a_page_without_a_cache_says_so_and_answers(folders, tmp_path):
     results.full = await visit();
     """
     results = run_client(tmp_path, AROUND + script, folders=folders)
-    assert "no secure context" in results["none"]["notices"][0]
+    assert "is not a secure context" in results["none"]["notices"][0]
     assert "no room" in results["full"]["notices"][0]
     assert results["none"]["tokenIds"] == results["full"]["tokenIds"]
 

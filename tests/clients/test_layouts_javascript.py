@@ -262,7 +262,7 @@ def test_slots_and_rows_equal_the_runtimes(results, name):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", SMOOTH)
 def test_squares_lie_where_their_pixels_came_from(results, name, size):
-    """By colours that say where a pixel was, of every token that is no padding."""
+    """By colours that say where a pixel was, of every token that is not padding."""
     cases, numbers = results
     width, height = size
     result = cases.result(numbers["cut", name, ("smooth", *size)])

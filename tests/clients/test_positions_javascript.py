@@ -96,9 +96,9 @@ def test_positions_equal_the_runtimes(results, name):
     ("name", "words"),
     [
         ("positions", "numbers tokens by alibi, which is not served here"),
-        ("order", "no rising numbers of them (2,1)"),
-        ("beyond", "no rising numbers of them (1,4)"),
-        ("twice", "no rising numbers of them (1,1)"),
+        ("order", "are not rising numbers of them (2,1)"),
+        ("beyond", "are not rising numbers of them (1,4)"),
+        ("twice", "are not rising numbers of them (1,1)"),
     ],
 )
 def test_refusals_are_in_words(results, name, words):

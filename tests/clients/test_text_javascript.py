@@ -80,7 +80,7 @@ def test_conversations_become_the_runtimes_ids(folder, prompter, tmp_path):
 
 def test_pieces_add_up_to_the_runtimes_text_and_hold_whole_characters(folder, prompter, tmp_path):
     """Of sound text; of tokens in any order they add up too, though the libraries do not agree on
-    bytes that are no characters."""
+    bytes that are not characters."""
     random.seed(2)
     vocabulary = prompter.tokenizer.get_vocab_size()
     sound = [prompter.tokenizer.encode(text).ids for text in texts(60, 3)]

@@ -77,7 +77,7 @@ def test_it_says_what_it_needs(wheel):
 def test_it_names_the_commit(wheel):
     commit = commit_of(ROOT)
     if commit is None:
-        pytest.skip("this is no clone")
+        pytest.skip("this is not a clone")
     with zipfile.ZipFile(wheel) as opened:
         assert opened.read("pocketvlm/cli/commit.txt").decode().strip() == commit
 

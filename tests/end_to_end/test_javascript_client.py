@@ -159,7 +159,7 @@ def test_what_is_not_served_is_refused_in_words(results):
     assert "prompt or messages" in both
     assert "2 <image> for 1 pictures" in places
     assert "are more than" in long
-    assert "typical_p is no setting" in sampling
+    assert "typical_p is not a setting" in sampling
     assert "a part of its own" in spelt
 
 

@@ -1,5 +1,5 @@
 """Every public parameter that is a number takes those of any library and gives the same as Python's
-own; what is no number ends in one line."""
+own; what is not a number ends in one line."""
 
 import dataclasses
 import inspect

@@ -47,6 +47,23 @@ def test_pages_ask_no_other_host(site):
         assert not [link for link in fetched if re.match(r"(https?:)?//", link)], page
 
 
+def test_options_in_inline_code_stay_on_one_line(site):
+    """Browsers break after hyphens: `--` would end a line. Blocks are as they were."""
+    css = (site / "site.css").read_text("utf-8")
+    assert ".md-typeset code .whole { white-space: nowrap; }" in css
+    page = (site / "troubleshooting.html").read_text("utf-8")
+    assert '<code><span class="whole">--provider</span> cpu</code>' in page
+    inline = [code for code in re.findall(r"<code>([^\n]*?)</code>", page) if "<a " not in code]
+    assert len(inline) > 100
+    loose = [re.sub(r'<span class="whole">[^<]*</span>', "", code) for code in inline]
+    assert not [code for code in loose if re.search(r"(?<!\S)--[a-z]", code)]
+    security = (site / "security.html").read_text("utf-8")
+    assert "<code>test_names_<wbr>that_<wbr>are_" in security.replace("test_<wbr>", "test_")
+    blocks = re.findall(r"<pre>.*?</pre>", page, re.DOTALL)
+    assert blocks
+    assert not [block for block in blocks if "whole" in block or "<wbr>" in block]
+
+
 def test_every_diagram_has_its_picture(site):
     from docs_site.diagrams import diagrams, picture_of
 

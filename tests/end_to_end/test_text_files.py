@@ -1,5 +1,5 @@
 """Every kind of text file that people edit is read alike: whatever an editor puts before the text
-or at the ends of lines, and in one line where it is no UTF-8."""
+or at the ends of lines, and in one line where it is not UTF-8."""
 
 import codecs
 import json

@@ -72,7 +72,7 @@ def pictures_of(text):
     return np.array([[int(digit) for digit in text]])
 
 
-# PyramidDrop is the second, in a decoder whose quarters are no whole layers; SparseVLM the third.
+# PyramidDrop is the second, in a decoder whose quarters are not whole layers; SparseVLM the third.
 WAYS = ["2:4", "1:8 2:4 4:2", "1:7:raters 2:5:raters 4:2:raters", "3:0", "2:5:given 4:0"]
 ORDERS = ["00111111111100000", "1111111110", "0111111111100"]
 

@@ -213,6 +213,6 @@ def test_weights_on_the_hub_that_are_none(hub, copied_checkpoint, tmp_path, cont
     (copied_checkpoint / "model.safetensors").write_bytes(content)
     result = dry_run(tmp_path)
     assert result.exit_code == 1
-    assert "model.safetensors of org/model is no safetensors file" in result.stderr
+    assert "model.safetensors of org/model is not a safetensors file" in result.stderr
     (refusal,) = result.stderr.splitlines()
     assert refusal.startswith("error: ")

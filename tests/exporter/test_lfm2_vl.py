@@ -402,7 +402,7 @@ def test_what_is_not_supported_is_refused_in_one_line(checkpoint, tmp_path, chan
         ({"caps": Caps(max_tiles=4, fixed_size=(112, 112))}, "nothing that the layout"),
         ({"caps": Caps(max_pixels=100)}, "--max-pixels 100 is outside"),
         ({"caps": Caps(max_pixels=1 << 24)}, "give at most"),
-        ({"caps": Caps(fixed_size=(60, 64))}, "no whole number of tokens"),
+        ({"caps": Caps(fixed_size=(60, 64))}, "is not a whole number of tokens"),
         ({"caps": Caps(fixed_size=(280, 280))}, "has 78400 pixels"),
     ],
 )

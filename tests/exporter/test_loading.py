@@ -159,5 +159,5 @@ def test_tensors_that_no_part_reads_are_named(make_tiny, preset):
     safetensors.torch.save_file({**tensors, **odd, **ignored}, file, metadata={"format": "pt"})
     (warning,) = make_plan(open_checkpoint(str(folder)), ExportOptions()).warnings
     listed = ", ".join(list(odd)[:3])
-    assert warning.startswith("4 of the checkpoint's tensors are no part of a ")
+    assert warning.startswith("4 of the checkpoint's tensors are not part of a ")
     assert f"({listed}, ...)" in warning

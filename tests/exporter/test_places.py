@@ -72,7 +72,7 @@ def picture(width, height):
 
 def mix(folder, nested, own, changes):
     """Write an image processor with ``changes`` where a place is True and without them where it is
-    False; None is no such place."""
+    False; None is not such a place."""
     path = folder / "preprocessor_config.json"
     plain = json.loads(path.read_text())
     changed = {k: v for k, v in {**plain, **changes}.items() if v is not None}
@@ -380,7 +380,7 @@ def test_what_is_no_regular_file_is_not_read(copy, tmp_path, name, kind):
         os.mkfifo(folder / name)
     else:
         (folder / name).symlink_to("/dev/zero")
-    with pytest.raises(CheckpointError, match="no regular file"):
+    with pytest.raises(CheckpointError, match="is not a regular file"):
         prepare(str(folder), tmp_path / "out", ExportOptions())
 
 

@@ -103,17 +103,17 @@ SCORE = "score = lambda self, evidence: None; "
 ORACLE = "oracle = staticmethod(print); "
 BROKEN = {
     "does not import": ("import no_such_module", "ModuleNotFoundError: No module named"),
-    "is no Python": ("def (", "SyntaxError: "),
+    "is not Python": ("def (", "SyntaxError: "),
     "ends the program": ("raise SystemExit(3)", "SystemExit: 3"),
     "fails with many lines": ("raise ValueError('a\\nb' * 500)", "ValueError: a"),
     "lacks the class": ("x = 1", "AttributeError: "),
-    "is a function": ("def Brightest(): pass", "it is function, no class"),
-    "is another class": ("class Brightest: pass", "it is the class Brightest, no class derived"),
+    "is a function": ("def Brightest(): pass", "it is function, not a class"),
+    "is another class": ("class Brightest: pass", "it is the class Brightest, not a class derived"),
     "has another name": (
         CLASS.format("Pruner", METHOD.replace("brightest", "darkest") + SCORE + ORACLE),
         "it calls itself 'darkest'",
     ),
-    "has no title": (CLASS.format("Pruner", "name = 'brightest'"), "its title is no text"),
+    "has no title": (CLASS.format("Pruner", "name = 'brightest'"), "its title is not a string"),
     "has no oracle": (CLASS.format("Pruner", METHOD + SCORE), "it has no oracle"),
     "does nothing": (CLASS.format("Pruner", METHOD + ORACLE), "neither score nor select"),
     "reads what there is not": (
@@ -134,11 +134,11 @@ BROKEN = {
     ),
     "accepts a list": (
         CLASS.format("Pruner", METHOD + SCORE + ORACLE + "accepts = ['power']"),
-        "its accepts is no mapping of names to",
+        "its accepts is not a mapping of names to",
     ),
     "accepts a number": (
         CLASS.format("Pruner", METHOD + SCORE + ORACLE + "accepts = {'power': 2.0}"),
-        "its accepts is no mapping of names to",
+        "its accepts is not a mapping of names to",
     ),
     "merges and is nested": (
         CLASS.format("Pruner", METHOD + SCORE + ORACLE + "merges = True"),

@@ -239,7 +239,7 @@ def test_shard_outside_the_folder(refuse, copied_checkpoint):
     (copied_checkpoint / "model.safetensors").rename(copied_checkpoint.parent / "model.safetensors")
     index = {"weight_map": {"lm_head.weight": "../model.safetensors"}}
     (copied_checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert "no plain file name" in refuse(copied_checkpoint)
+    assert "is not a plain file name" in refuse(copied_checkpoint)
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.001])

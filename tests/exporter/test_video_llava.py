@@ -284,7 +284,7 @@ def test_the_commands_take_clips(pruned, clip, tmp_path):
     chatted = invoke("chat", pruned, "--max-new-tokens", 3, "--json", stdin=script)
     answer, error = map(json.loads, chatted.stdout.splitlines())
     assert answer["token_ids"] == expected.token_ids
-    assert "clip.mkv" in error["error"]  # a clip is no picture
+    assert "clip.mkv" in error["error"]  # a clip is not a picture
     drawn = invoke("inspect", pruned, "--video", clip, "--overlay", tmp_path / "kept.png", "--json")
     assert drawn.exit_code == 0, drawn.output
     assert json.loads(drawn.stdout)["kept_indices"] == expected.kept_indices[0]

@@ -19,7 +19,7 @@ from faults.shim import Shim
 
 LONGEST = 240  # seconds of one child
 _LEFT = re.compile(r"\..+\.[0-9a-f]{16}\.(partial|old|tmp)|\..+\.lock")
-_UNEXPECTED = 99  # a child that ended by an error that is no refusal
+_UNEXPECTED = 99  # a child that ended by an error that is not a refusal
 # How a process may end that met a fault; of a signal as shells report it, or by it.
 ENDS = {
     **{fault: {0, 1} for fault in ("eio", "enospc", "short", "full", "dead")},

@@ -50,7 +50,7 @@ class Target(ABC):
     @abstractmethod
     def use(self, box: Path) -> str | None:
         """Use the input as the product does; it may raise `PocketVLMError`. Returns "refused" where
-        a refusal is no error here, as a server's answer of status 400."""
+        a refusal is not an error here, as a server's answer of status 400."""
 
 
 def link_all(source: Path, box: Path) -> None:

@@ -235,7 +235,7 @@ WRITING = {
     *("copyfile", "copy2", "copytree", "move", "symlink_to", "mkstemp"),
     *("NamedTemporaryFile", "save_pretrained", "save_file", "save_model", "touch", "GGUFWriter"),
 }
-SAVING = {"save", "savefig", "dump"}  # of a library, where the first argument is no open file
+SAVING = {"save", "savefig", "dump"}  # of a library, where the first argument is not an open file
 IN_MEMORY = {"encoded", "file", "stream", "sys.stdout", "tensors"}
 MODES = set("wax+")
 

@@ -140,7 +140,7 @@ def test_the_command_takes_a_schema_from_a_file(folder, tmp_path):
     path.write_text("{")
     done = CliRunner().invoke(main, [*asked, "--json-schema", str(path)])
     assert done.exit_code == 1
-    assert "the JSON schema is no JSON" in done.stderr
+    assert "the JSON schema is not JSON" in done.stderr
     done = CliRunner().invoke(main, [*asked, "--logit-bias", "x"])
     assert done.exit_code == 2
     assert "is not a token id and a number" in done.stderr

@@ -1,9 +1,12 @@
-"""Knows how to pack archives as npm does."""
+"""Knows how to pack archives as npm does, and puts small ones in the place of npm's registry."""
 
 import base64
 import hashlib
 import io
+import json
 import tarfile
+
+from pocketvlm.web import libraries, page_folder
 
 ENTRIES = {
     "onnxruntime-web": [
@@ -36,3 +39,23 @@ def archive(entries):
 
 def integrity(data):
     return "sha512-" + base64.b64encode(hashlib.sha512(data).digest()).decode()
+
+
+def pinned_registry(root, monkeypatch):
+    """A folder of small archives below ``root``; the page's lock file pins these, and they are
+    cached there too."""
+    folder, page = root / "registry", root / "page"
+    folder.mkdir()
+    packages = {}
+    for name, entries in ENTRIES.items():
+        data = archive({f"package/{entry}": f"{name} {entry}".encode() for entry in entries})
+        (folder / f"{name.removeprefix('@').replace('/', '-')}-1.2.3.tgz").write_bytes(data)
+        packages[f"node_modules/{name}"] = {"version": "1.2.3", "integrity": integrity(data)}
+    page.mkdir()
+    for path in page_folder().iterdir():
+        if path.is_file() and path.name != libraries.LOCK:
+            (page / path.name).write_bytes(path.read_bytes())
+    (page / libraries.LOCK).write_text(json.dumps({"packages": packages}))
+    monkeypatch.setattr(libraries, "page_folder", lambda: page)
+    monkeypatch.setattr(libraries, "cache_path", lambda name: root / "cache" / name)
+    return folder

@@ -82,7 +82,7 @@ def test_a_file_of_ones_own(write):
 @pytest.mark.parametrize(
     ("text", "key", "expected"),
     [
-        ("budgets = [64]", "budgets", "no key of a target"),
+        ("budgets = [64]", "budgets", "is not a key of a target"),
         ("[budget]\nk = 64", "budget", "a list"),
         ("[[budget]]\nk = 64", "budget", "a whole number"),
         ("budget = 64", "budget", "a list"),

@@ -1,6 +1,8 @@
 """The frontier: what is compared, what is chosen on which questions, which points no other beats,
 and that times are taken of real artifacts."""
 
+import json
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from functools import partial
@@ -40,6 +42,31 @@ def estimate(value):
 def at(value, first_token, budget=36, method="One", stages=""):
     name = f"{method}+{stages}"
     return points.Point(name, method, stages, budget, 144, estimate(value), None, first_token)
+
+
+def test_the_table_of_the_readme_shows_the_data():
+    """Tokens kept, TTFT by the unpruned model's, accuracy: SCOPE with and without a stage."""
+    root = Path(__file__).parents[2]
+    every = json.loads((root / "docs" / "data" / "frontier.json").read_text("utf-8"))["points"]
+    found = {
+        (one["method"], one["stages"], one["budget"]): (
+            f"{one['first_token']:.2f}",
+            f"{100 * one['exact']['value']:.1f}",
+        )
+        for one in every
+    }
+    table = (root / "README.md").read_text("utf-8").partition("## What it gains\n")[2]
+    row = r"^\| ([^|]*) \| ([\d.]+) \| ([\d.]+) \|$"
+    shown = re.findall(row, table, re.MULTILINE)
+    stage = ", and half of the patches dropped inside the tower"
+    assert {kept: (ttft, right) for kept, ttft, right in shown} == {
+        "all": found["No pruning", "", 144],
+        "half": found["SCOPE", "", 72],
+        "a quarter, the default": found["SCOPE", "", 36],
+        f"a quarter{stage}": found["SCOPE", "tower 2:72:keys", 36],
+        "a tenth": found["SCOPE", "", 14],
+        f"a tenth{stage}": found["SCOPE", "tower 2:72:keys", 14],
+    }
 
 
 def test_the_same_parts_of_another_model():

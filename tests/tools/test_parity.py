@@ -84,7 +84,7 @@ def test_float32_answers_as_hugging_face_does_and_int8_is_counted(
 
 @pytest.mark.parametrize("fault", ["token", "logits", "kept"])
 def test_a_planted_difference_is_reported(fault, tiny_checkpoint, exported, tmp_path, monkeypatch):
-    """In float32 it fails, by exit code 3, once what differs is no tie."""
+    """In float32 it fails, by exit code 3, once what differs is not a tie."""
     asked = run.ask
 
     def altered(vlm, messages):

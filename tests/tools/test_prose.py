@@ -4,6 +4,7 @@ CONTRIBUTING."""
 from pathlib import Path
 
 import pytest
+from click import ClickException
 
 from prose.__main__ import check
 from prose.limits import Limit, sentences
@@ -64,6 +65,29 @@ def test_words_are_looked_for_in_prose_alone(tmp_path):
         (3, "goes on"),
         (6, "goes on"),
     ]
+
+
+def test_what_is_no_such_thing_is_not_one(tmp_path):
+    """A noun that is denied is found; "there is no", comparisons and "has no" are not."""
+    (tmp_path / "page.md").write_text(
+        "It is no picture. They were no pictures. There is no picture, it is no longer here, and\n"
+        "there are no others; two are no more than a few. It has no picture.\n"
+    )
+    assert _lines(page(tmp_path / "page.md")) == [(1, "is no picture"), (1, "were no pictures")]
+
+
+def test_a_program_that_cannot_be_parsed_ends_in_one_line(tmp_path):
+    for text in ("def (", "a = 1\0"):
+        (tmp_path / "program.py").write_text(text)
+        with pytest.raises(ClickException, match=r"program.py cannot be parsed \(.*\): correct"):
+            list(program(tmp_path / "program.py"))
+
+
+@pytest.mark.parametrize("read", [page, program])
+def test_a_file_that_is_not_utf_8_ends_in_one_line(tmp_path, read):
+    (tmp_path / "file").write_bytes(b"# caf\xe9\n")
+    with pytest.raises(ClickException, match=r"file is not UTF-8 \(.*\): save it as UTF-8$"):
+        list(read(tmp_path / "file"))
 
 
 def test_words_in_brackets_are_notes_and_a_list_must_be_there(tmp_path):

@@ -332,7 +332,7 @@ def test_training_goes_on_where_it_was_stopped_and_is_written(
     assert all("projector" in name or "_proj.weight" in name for name in changed)
     for name, weight in resumed.state_dict().items():
         torch.testing.assert_close(weight, end[name])
-    # Frozen weights, tied ones too, are no part of what is written every few minutes.
+    # Frozen weights, tied ones too, are not part of what is written every few minutes.
     written = torch.load(tmp_path / "parts" / "pooled.pt", weights_only=True)["modules"]
     assert all("projector" in name or "lora_" in name for name in written)
     points = [json.loads(one) for one in (tmp_path / "parts" / "curve.jsonl").open()]

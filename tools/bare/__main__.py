@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Sequence
 from pathlib import Path
+
+import click
 
 from lock import CONSTRAINTS
 
@@ -23,9 +24,15 @@ from lock import CONSTRAINTS
 _KEPT = ("HOME", "LANG", "SYSTEMROOT", "TEMP", "TMP", "TMPDIR")
 _NOT_ON_A_DEVICE = {"torch", "transformers", "onnx", "onnxscript"}
 _BIN = "Scripts" if sys.platform == "win32" else "bin"
+_FILE = click.Path(path_type=Path, exists=True, resolve_path=True)
 
 
-def main(wheel: Path, artifact: Path, picture: Path, pip_args: Sequence[str] = ()) -> None:
+@click.command(help=__doc__, context_settings={"ignore_unknown_options": True})
+@click.argument("wheel", type=_FILE)
+@click.argument("artifact", type=_FILE)
+@click.argument("picture", type=_FILE)
+@click.argument("pip_args", nargs=-1, type=click.UNPROCESSED)
+def main(wheel: Path, artifact: Path, picture: Path, pip_args: tuple[str, ...]) -> None:
     """Install, ask, compare; ends with what is wrong."""
     with tempfile.TemporaryDirectory() as folder:
         venv.create(Path(folder) / "venv", with_pip=True)
@@ -64,5 +71,4 @@ def _installed(scripts: Path) -> set[str]:
 
 
 if __name__ == "__main__":
-    paths = [Path(argument).resolve() for argument in sys.argv[1:4]]
-    main(paths[0], paths[1], paths[2], sys.argv[4:])
+    main()

@@ -192,7 +192,7 @@ const trials = {
     });
   },
 
-  async "what is no picture is refused in words"() {
+  async "what is not a picture is refused in words"() {
     await within({}, async ({ person, address }) => {
       await person.open(address);
       const file = { name: "a.png", mimeType: "image/png", buffer: Buffer.from("no picture") };

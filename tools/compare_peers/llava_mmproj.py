@@ -52,7 +52,7 @@ def write_llava_mmproj(checkpoint: Path, path: Path, kind: str) -> None:
     writer.add_vision_image_std(pictures["image_std"])
     for file in sorted(checkpoint.glob("*.safetensors")):
         with safe_open(file, framework="numpy") as weights:
-            for name in weights.keys():  # noqa: SIM118 - it is no mapping
+            for name in weights.keys():  # noqa: SIM118 - it is not a mapping
                 if name.startswith(("vision_tower.", "multi_modal_projector.")):
                     _add(writer, _renamed(name), weights.get_tensor(name), kind)
     writer.write_header_to_file()

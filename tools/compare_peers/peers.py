@@ -60,7 +60,7 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
     AVX512: _WITHOUT_MMPROJ,
     AVX2: _WITHOUT_MMPROJ,
 }
-# Runtimes that are no peers, and why.
+# Runtimes that are not peers, and why.
 NO_PEERS: Mapping[str, str] = {
     "onnxruntime-genai 0.18.0": "its model builder writes the decoders of Gemma 3, LFM2-VL, "
     "Qwen2.5-VL and Qwen3-VL, but no vision graph of any model",

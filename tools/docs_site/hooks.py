@@ -4,7 +4,9 @@ In the repository a page links to source files, to examples and to CONTRIBUTING.
 paths. On the site each of these is a page too: a Markdown file as it is, any other text file as a
 listing, a folder as the names in it. So every link works in both, and the site needs no address of
 the repository. A link whose text is the name of a page's file gets that page's title. Diagrams in
-mermaid, which GitHub draws, are pictures here, see `docs_site.diagrams`.
+mermaid, which GitHub draws, are pictures here, see `docs_site.diagrams`. Options in inline code
+stay on one line, which browsers would break after their hyphens; long names may break after their
+underscores and slashes, so that a column of them leaves room for others.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ DIAGRAM = re.compile(r"^```mermaid\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DIAGRAMS = "diagrams"  # the folder of their pictures in docs/
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _LEXERS = {".py": "python", ".toml": "toml", ".json": "json", ".ipynb": "json", ".mjs": "js"}
+_CODE = re.compile(r"(?<=<code>)[^<\n]+(?=</code>)")  # inline: a block ends with a newline
+_LONG = 30  # characters
 _HIDDEN = "---\nsearch:\n  exclude: true\n---\n"
 
 
@@ -53,6 +57,21 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if target.endswith(".md"):
                 pending.append(target)
     return files
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Mark where words of inline code may break; site.css has the class of those that may not."""
+    return _CODE.sub(lambda code: " ".join(map(_breaking, code[0].split(" "))), html)
+
+
+def _breaking(word: str) -> str:
+    """A word of code: one with a hyphen that fits on a telephone's line is kept whole, a longer
+    one may break after underscores and slashes."""
+    if len(word) > _LONG:
+        word = re.sub(r"(?<=[\w.])([_/])(?=\w)", r"\1<wbr>", word)
+    elif "-" in word:
+        word = f'<span class="whole">{word}</span>'
+    return word
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -16,7 +16,7 @@ from engine_pipe.engine import Engine
 def main(wrong: str | None) -> None:
     """Answer requests until the input ends."""
     writer = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no message
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is not a message
     Engine(wrong).serve(sys.stdin.buffer, writer)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError
 
+import click
+
 from licences import Licence, licence_of, needed_for
 from lock import LOCK, ROOT, read_lock
 from page_section import replace_section
@@ -12,6 +14,7 @@ from page_section import replace_section
 PAGE = ROOT / "docs" / "licences.md"
 
 
+@click.command(help=__doc__)
 def main() -> None:
     """Write it."""
     try:

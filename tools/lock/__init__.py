@@ -41,7 +41,7 @@ def read_lock(text: str) -> Mapping[str, Locked]:
             continue
         match = _REQUIREMENT.match(line)
         if match is None:
-            raise ValueError(f"{line!r} is no release with hashes")
+            raise ValueError(f"{line!r} is not a release with hashes")
         name = normal(match[1])
         releases[name] = Locked(name, match[2], " ".join(match[0].split()))
     return releases

@@ -10,6 +10,8 @@ import os
 import subprocess
 import sys
 
+import click
+
 from compare_peers.environments import make_environment
 from lock import CONSTRAINTS, LOCK, ROOT, UV, read_lock
 from pocketvlm.files import replace_file
@@ -35,6 +37,7 @@ _HEADER = """\
 """
 
 
+@click.command(help=__doc__)
 def main() -> None:
     """Write the lock file again."""
     locked = _HEADER + _compile()

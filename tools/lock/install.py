@@ -10,6 +10,7 @@ torch and what it brings come without hashes; a line says so.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,8 @@ _NOWHERE = "No matching distribution found"  # pip, of a release that no index o
 
 def main(pip_args: Sequence[str]) -> int:
     """Install everything; returns pip's exit status where it fails."""
+    described = argparse.ArgumentParser("lock.install", "%(prog)s [PIP_ARGS]", __doc__)
+    pip_args = described.parse_known_args(pip_args)[1]  # takes --help alone
     releases = dict(read_lock(LOCK.read_text(encoding="utf-8")))
     torch = releases.pop(TORCH)
     releases.pop(LLAMA_CPP)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
+
+import click
 
 from compare_peers.environments import make_environment
 from licences.__main__ import read_licences
@@ -19,6 +20,8 @@ from pocketvlm.files import replace_file
 _CYCLONEDX = "cyclonedx-bom==7.5.0"  # Apache-2.0
 
 
+@click.command(help=__doc__)
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 def main(file: Path) -> None:
     """Write it."""
     python = make_environment(ROOT / "build" / "cyclonedx", [_CYCLONEDX], ())
@@ -37,4 +40,4 @@ def main(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -74,7 +74,7 @@ class Evaluation:
             )
 
     def finish(self) -> None:
-        """Run it to its end; raises `Broken` where that is no good one."""
+        """Run it to its end; raises `Broken` where that is not a good one."""
         if self.begin().wait() != 0:
             raise Broken(f"the evaluation failed: {self._log.read_text(errors='replace')[-500:]}")
 

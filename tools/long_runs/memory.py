@@ -97,7 +97,7 @@ def growth(samples: Sequence[Sample], figure: str) -> Growth:
     """By how much a figure of samples, ``uss`` or ``heap``, grows with each answer.
 
     The median of the slopes between all pairs of blocks (Theil and Sen), so that one jump of a
-    cache is no growth. Blocks are medians: neighbouring samples hold the same pages, and an
+    cache is not growth. Blocks are medians: neighbouring samples hold the same pages, and an
     interval that took them as independent would be too narrow.
     """
     warm = _WARM_UP * samples[-1].answers

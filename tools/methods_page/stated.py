@@ -48,8 +48,8 @@ class Method:
         venue: where it appeared.
         reads: what it chooses by.
         drops: where, and what becomes of the rest.
-        nested: whether a graph of one budget serves all smaller ones; None where that is no
-            question.
+        nested: whether a graph of one budget serves all smaller ones; None where that
+            does not apply.
         trained: whether it needs training.
         here: how it is asked for in PocketVLM; of what is not there, why.
         name: of the registry's entry that it is; empty for none.

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import venv
 
+import click
+
 from compare_peers.environments import make_environment
 from lock import CONSTRAINTS, ROOT, UV, read_pins
 from oldest.choosing import without_exporter
@@ -21,8 +23,10 @@ _FOLDER = ROOT / "build" / "oldest"
 _TESTS = ROOT / "tests" / "runtime"
 
 
-def main() -> int:
-    """Make a new environment and run the tests in it; returns pytest's exit status."""
+@click.command(help=__doc__, context_settings={"ignore_unknown_options": True})
+@click.argument("pytest_args", nargs=-1, type=click.UNPROCESSED)
+def main(pytest_args: tuple[str, ...]) -> None:
+    """Make a new environment and run the tests in it; ends with pytest's exit status."""
     uv = str(make_environment(ROOT / "build" / "uv", [UV], ()).with_name("uv"))
     venv.create(_FOLDER, with_pip=False, clear=True)
     python = _FOLDER / ("Scripts" if sys.platform == "win32" else "bin") / "python"
@@ -35,9 +39,9 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     files = [str(file.relative_to(ROOT)) for file in without_exporter(_TESTS)]
     # tests/conftest.py exports with torch; none of these tests uses what it has.
-    command = [str(python), "-m", "pytest", f"--confcutdir={_TESTS}", *sys.argv[1:], *files]
+    command = [str(python), "-m", "pytest", f"--confcutdir={_TESTS}", *pytest_args, *files]
     unset = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(command, cwd=ROOT, env=unset, check=False).returncode
+    sys.exit(subprocess.run(command, cwd=ROOT, env=unset, check=False).returncode)
 
 
 def _lowest(uv: str) -> str:
@@ -58,4 +62,4 @@ def _run(*command: str, text: str = "") -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

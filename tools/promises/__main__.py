@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import json
 
+import click
+
 from pocketvlm.files import replace_file
 from promises import RECORD, promises
 
 
+@click.command(help=__doc__)
 def main() -> None:
     """Write docs/promises.json."""
     replace_file(RECORD, (json.dumps(promises(), indent=1) + "\n").encode())

@@ -24,13 +24,7 @@ PAGES = sorted(
 )
 PACKAGES = ("exporter", "runtime", "profiles", "plugins", "examples", "tools")
 LIST = "CONTRIBUTING.md"
-PAGE = Limit(share=0.05, longest=40)
-PACKAGE = Limit(share=0.05, longest=40)
-# Pages that are longer-winded; a limit here may fall, and is not raised.
-LIMITS = {
-    "docs/measured.md": Limit(share=0.32, longest=90),
-    "docs/security.md": Limit(share=0.17, longest=40),
-}
+LIMIT = Limit(share=0.05, longest=40)  # of a page, and of a package
 
 
 @click.command(help=__doc__)
@@ -43,11 +37,11 @@ def main(lists_all: bool) -> None:
         passages = list(page(ROOT / name))
         if name == LIST:  # whose table would be all faults
             passages = [passage for passage in passages if passage.sentences]
-        faults += check(name, passages, words, LIMITS.get(name, PAGE), lists_all)
+        faults += check(name, passages, words, LIMIT, lists_all)
     for name in PACKAGES:
         files = sorted((ROOT / name).rglob("*.py"))
         passages = [passage for file in files for passage in program(file)]
-        faults += check(name, passages, words, PACKAGE, lists_all)
+        faults += check(name, passages, words, LIMIT, lists_all)
     for fault in faults:
         click.echo(fault)
     sys.exit(bool(faults))

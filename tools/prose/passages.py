@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -36,14 +37,19 @@ class Passage:
 
 
 def page(path: Path) -> Iterator[Passage]:
-    """Yield the paragraphs of a Markdown file."""
-    yield from _markdown(path, _FRONT_MATTER.sub("", path.read_text(encoding="utf-8")), 1)
+    """Yield the paragraphs of a Markdown file; raises click's `ClickException` for one that is not
+    UTF-8."""
+    yield from _markdown(path, _FRONT_MATTER.sub("", _text(path)), 1)
 
 
 def program(path: Path) -> Iterator[Passage]:
-    """Yield the docstrings, comments and strings of a Python file."""
-    source = path.read_text(encoding="utf-8")
-    tree = ast.parse(source)
+    """Yield the docstrings, comments and strings of a Python file; raises click's `ClickException`
+    for one that cannot be parsed or is not UTF-8."""
+    source = _text(path)
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:  # ValueError: a NUL, in some releases of Python
+        raise click.ClickException(f"{path} cannot be parsed ({error}): correct it") from error
     docstrings = set()
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
@@ -57,6 +63,13 @@ def program(path: Path) -> Iterator[Passage]:
         if isinstance(node, ast.Constant) and node not in docstrings and " " in str(node.value):
             yield Passage(path, node.lineno, " ".join(str(node.value).split()), sentences=False)
     yield from _comments(path, source)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise click.ClickException(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
 
 
 def _markdown(path: Path, text: str, first: int) -> Iterator[Passage]:

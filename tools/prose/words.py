@@ -1,6 +1,7 @@
 """Knows the word list: the table in CONTRIBUTING.md that is headed ``instead of``.
 
-A cell may hold several expressions, set apart by semicolons; the words in brackets are notes.
+A cell may hold several expressions, set apart by semicolons; the words in brackets are notes. "X"
+is any noun.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from pathlib import Path
 from prose.passages import Passage
 
 _HEAD = "| instead of | write |\n"
+_COMPARED = "more|less|longer|faster|slower|smaller|larger|better|different|other's"
+_NOUN = rf"(?!(?:{_COMPARED})\b)[a-z][\w'-]*"
+_THERE = r"(?<!\b[Tt]here )"  # "there is no picture" is as it should be
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ def read_words(contributing: Path) -> list[Word]:
 def _expression(text: str) -> re.Pattern[str]:
     words = " ".join(re.sub(r"\(.*?\)", "", text).split())
     first = f"[{words[0].upper()}{words[0].lower()}]"  # "None" is another word than "none"
+    if words.endswith(" X"):
+        return re.compile(rf"{_THERE}\b{first}{re.escape(words[1:-1])}{_NOUN}")
     return re.compile(rf"\b{first}{re.escape(words[1:])}\b")
 
 

@@ -34,7 +34,7 @@ def load_language(file: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast
         model = LlamaForCausalLM(config)
     model.load_state_dict(read_weights(reader, config), assign=True)
     model.tie_weights()
-    # Rotary frequencies are no weights: made again, since "meta" has none.
+    # Rotary frequencies are not weights: made again, since "meta" has none.
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
     return model.eval(), tokenizer
 

@@ -77,7 +77,7 @@ class Run:
     """One stage's optimizer, schedule and checkpoint; resumes where the file says it stopped.
 
     ``step`` and ``smooth`` say how far it is and what the loss has been of late. Parameters that
-    are frozen are no part of the checkpoint.
+    are frozen are not part of the checkpoint.
     """
 
     def __init__(self, stage: Stage, modules: nn.Module, folder: Path, seed: int) -> None:

@@ -79,7 +79,7 @@ def _check_regular(path: Path) -> None:
         ) from error
     if not stat.S_ISREG(mode):
         raise CheckpointError(
-            f"{path} is no regular file", advice="give the folder of a Hugging Face checkpoint"
+            f"{path} is not a regular file", advice="give the folder of a Hugging Face checkpoint"
         )
 
 

@@ -83,7 +83,7 @@ def _indexed(index: Path) -> list[str]:
     for file in listed:
         if not isinstance(file, str) or Path(file).name != file:
             raise CheckpointError(
-                f"{index} names {file!r}, which is no plain file name and unsafe to follow",
+                f"{index} names {file!r}, which is not a plain file name: it is not followed",
                 advice="use a checkpoint from another source",
             )
     return listed
@@ -136,6 +136,6 @@ def _fetch_header(source: Source, file: str) -> Header:
         AttributeError,
     ) as error:  # the header is untrusted
         raise CheckpointError(
-            f"{file} of {source.model} is no safetensors file ({first_line(error)})",
+            f"{file} of {source.model} is not a safetensors file ({first_line(error)})",
             advice="use another checkpoint",
         ) from error

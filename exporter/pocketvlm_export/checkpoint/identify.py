@@ -1,5 +1,5 @@
 """Knows what a folder holds before anything of it is loaded, and what to do about folders that are
-no checkpoint."""
+not checkpoints."""
 
 from pathlib import Path
 

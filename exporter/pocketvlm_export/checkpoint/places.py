@@ -21,7 +21,7 @@ class Place:
     Attributes:
         file: its name.
         keys: those that lead to the setting within the file; none where the file is the setting.
-        shared: it is another setting's own place too, so that a difference is no contradiction.
+        shared: it is another setting's own place too, so that a difference is not a contradiction.
     """
 
     file: str

@@ -130,5 +130,5 @@ def brief(value: Any) -> str:
 def _is_number(value: Any) -> bool:
     if type(value) not in (int, float):
         return False
-    # Whole numbers of JSON have no bound; one that no float holds is no number of a model's.
+    # Whole numbers of JSON have no bound; one that no float holds is not a number of a model's.
     return abs(value) <= LARGEST if type(value) is int else math.isfinite(value)

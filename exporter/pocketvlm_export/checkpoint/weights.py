@@ -19,7 +19,7 @@ class Weights:
 
     Attributes:
         names: component-wise name -> (file, stored name, shape).
-        unread: stored names that are no component's.
+        unread: stored names that are not a component's.
     """
 
     def __init__(

@@ -46,11 +46,11 @@ def of_pixels(spec: VLMSpec, layout: LayoutSpec, least: int, most: int) -> VLMSp
 
 def of_size(spec: VLMSpec, layout: LayoutSpec, size: tuple[int, int], most: int) -> VLMSpec:
     """Return ``spec`` for pictures of one size, of at most so many pixels. Raises `RequestError`
-    for a size that is no whole number of tokens, or larger."""
+    for a size that is not a whole number of tokens, or larger."""
     factor = spec.vision.factor
     if any(edge % factor for edge in size):
         raise RequestError(
-            f"--fixed-size {size[0]}x{size[1]} is no whole number of tokens",
+            f"--fixed-size {size[0]}x{size[1]} is not a whole number of tokens",
             expected=f"multiples of {factor} pixels",
             advice="give " + "x".join(str(max(1, round(edge / factor)) * factor) for edge in size),
             setting="fixed_size",

@@ -85,7 +85,7 @@ class Lfm2VL(Family):
             raise CheckpointError(
                 f"vision_config.num_patches is {patches}", expected="a square number of positions"
             )
-        # The tower's embeddings read squares of patches; its head is no part of the model.
+        # The tower's embeddings read squares of patches; its head is not part of the model.
         tower = with_changes(config.vision_config, merge=merge, vision_use_head=False)
         vision = VisionSpec(
             tower,

@@ -204,7 +204,7 @@ def _nearest_grid(height: int, width: int, side: int, least: int, most: int) -> 
     return best
 
 
-# transformers checks what it has already, which without torchvision is no class.
+# transformers checks what it has already, which without torchvision is not a class.
 _BACKENDS = ("pil",) if is_torchvision_available() else ("pil", "torchvision")
 AutoImageProcessor.register(
     Lfm2VlConfig,

@@ -96,8 +96,8 @@ class LlavaNext(Llava):
         edge, listed = resized.vision.made_for[0], spec.config.image_grid_pinpoints
         if odd := [side for pinpoint in listed for side in pinpoint if side % edge]:
             raise RequestError(
-                f"--image-size {size[0]}: {_PINPOINTS} has a side of {odd[0]} pixels, which is no "
-                f"whole number of tiles of {edge}",
+                f"--image-size {size[0]}: {_PINPOINTS} has a side of {odd[0]} pixels, which is not "
+                f"a whole number of tiles of {edge}",
                 advice="leave it out",
                 setting="image_size",
             )

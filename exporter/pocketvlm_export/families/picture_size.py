@@ -93,7 +93,7 @@ def at_size(spec: VLMSpec, size: Size, *, square: bool) -> VLMSpec:
 
 
 def _check(spec: VLMSpec, size: Size, own: Size, *, square: bool) -> None:
-    """Refuse a size that is no whole number of tokens, too far from the checkpoint's ``own``, or
+    """Refuse a size that is not a whole number of tokens, too far from the checkpoint's ``own``, or
     not ``square`` where that is wanted; raises `RequestError`."""
     unit = token_edge(spec)
     if any(edge % unit for edge in size):

@@ -74,7 +74,7 @@ class UntieHead(ir.passes.InPlacePass):
 def _head(graph: ir.Graph) -> tuple[ir.Node, ir.Value]:
     if (product := _product(graph)) is not None:
         return product
-    raise ir.passes.PreconditionError(f"{LOGITS} are no product with a weight")
+    raise ir.passes.PreconditionError(f"{LOGITS} are not a product with a weight")
 
 
 def _product(graph: ir.Graph) -> tuple[ir.Node, ir.Value] | None:

@@ -232,7 +232,7 @@ def eos_token_ids(checkpoint: Checkpoint) -> tuple[int, ...]:
     """Return the ids that end an answer: the generation configuration's, else the decoder's.
 
     Raises:
-        PocketVLMError: neither names any, or one that is no token's.
+        PocketVLMError: neither names any, or one that is not a token's.
     """
     listed = first(checkpoint.source.folder, END_OF_ANSWER)
     if listed is None:

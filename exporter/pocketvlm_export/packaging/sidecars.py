@@ -70,7 +70,7 @@ def write_tokenizer(
     processor makes of it, where that is not what lies in ``source``.
     """
     tokenizer = tokenizer or load_tokenizer(source)
-    # What a file was saved with is no part of the tokenizer: transformers decides it again at each
+    # What a file was saved with is not part of the tokenizer: transformers decides it again at each
     # call.
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()

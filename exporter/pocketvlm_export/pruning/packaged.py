@@ -15,10 +15,10 @@ def problem(name: str, loaded: Any) -> str | None:
     None where nothing does."""
     if not isinstance(loaded, type) or not issubclass(loaded, Pruner):
         kind = f"the class {loaded.__name__}" if isinstance(loaded, type) else type(loaded).__name__
-        return f"it is {kind}, no class derived from pocketvlm_export.pruning.base.Pruner"
+        return f"it is {kind}, not a class derived from pocketvlm_export.pruning.base.Pruner"
     for field in ("name", "title", "paper", "keeps"):
         if not isinstance(getattr(loaded, field, None), str):
-            return f"its {field} is no text"
+            return f"its {field} is not a string"
     if loaded.name != name:
         return f"it calls itself {loaded.name!r}"
     if not isinstance(loaded.reads, frozenset) or loaded.reads - set(get_args(Reads)):
@@ -30,7 +30,7 @@ def problem(name: str, loaded: Any) -> str | None:
         isinstance(option, str) and isinstance(kind, Option | Choice)
         for option, kind in loaded.accepts.items()
     ):
-        return "its accepts is no mapping of names to an Option or a Choice each"
+        return "its accepts is not a mapping of names to an Option or a Choice each"
     if loaded.score is Pruner.score and loaded.select is Pruner.select:
         return "it has neither score nor select"
     if not callable(loaded.oracle):

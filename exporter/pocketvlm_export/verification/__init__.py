@@ -52,7 +52,7 @@ def verify_against(artifact_dir: Path, model: str) -> dict[str, Any]:
     artifact = Artifact.open(artifact_dir)
     _check_names(artifact)
     source = artifact.manifest.source
-    # The same commit, where one was recorded: a branch moves on. It is no commit of any other
+    # The same commit, where one was recorded: a branch moves on. It is not a commit of any other
     # repository.
     same = model == source.model and not user_path(model).is_dir()
     opened = open_checkpoint(model, source.commit if same else None)

@@ -25,7 +25,7 @@ class KeptRow:
         ours, theirs: features of the patches that both kept, (n, hidden), and further features
             beside them. Where a method merges, of all that we kept, as it would have merged what we
             dropped, but for those that a rounding decides.
-        score_difference: see `Ranking.score_difference`; infinite where a number is no patch's.
+        score_difference: see `Ranking.score_difference`; infinite where a number is not a patch's.
     """
 
     same: bool

@@ -125,7 +125,7 @@ class MaskedReader:
         return record
 
     def _drop(self, stage: Stage, inputs_embeds: torch.Tensor) -> None:
-        """Choose by a whole map: ties to the lower index, everything that is no picture kept."""
+        """Choose by a whole map: ties to the lower index, everything that is not a picture kept."""
         so_far = self.dropping[-1].kept if self.dropping else np.arange(inputs_embeds.shape[1])
         read = Read(
             inputs_embeds[0].double().numpy(),

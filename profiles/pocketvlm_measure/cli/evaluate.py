@@ -57,7 +57,7 @@ _STDOUT = "-"
     type=click.IntRange(0),
     metavar="MB",
     help="Memory of each worker within which a pair of decoders is opened by default; the free "
-    "memory if not given, 0 is no limit.",
+    "memory if not given, 0 means no limit.",
 )
 @takes_target(evaluating_defaults)
 @click.option(

@@ -66,8 +66,8 @@ if TYPE_CHECKING:
     "--memory-limit",
     type=click.IntRange(0),
     metavar="MB",
-    help="Warn above so much memory, and open a pair of decoders by default only within it; 0 is "
-    "no limit.",
+    help="Warn above so much memory, and open a pair of decoders by default only within it; 0 "
+    "means no limit.",
 )
 @takes_target(profiling_defaults)
 @click.option(

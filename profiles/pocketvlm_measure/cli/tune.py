@@ -51,7 +51,7 @@ class _Duration(click.ParamType):
         parts = match.groups(default="0") if match else ()
         seconds = sum(int(part) * unit for part, unit in zip(parts, _UNITS.values(), strict=False))
         if not seconds:
-            self.fail(f"{value!r} is no time, as in 90s, 10m or 1h30m", param, ctx)
+            self.fail(f"{value!r} is not a time, as in 90s, 10m or 1h30m", param, ctx)
         return seconds
 
 

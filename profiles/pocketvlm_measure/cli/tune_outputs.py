@@ -88,7 +88,7 @@ class Outputs:
         check_outputs([path for path in (self.report, self.target) if path is not None], inputs)
         if self.target is not None and self.target.suffix != _TOML:
             raise RequestError(
-                f"--write-target {self.target} is no name of a target",
+                f"--write-target {self.target} is not a name of a target",
                 expected=f"a file that ends in {_TOML}",
                 setting="write_target",
             )

@@ -19,8 +19,8 @@ class Against:
     """What cases are compared with.
 
     Attributes:
-        tokens: a budget of the same artifact; None where it is no budget.
-        content_id: of another artifact; None where it is no artifact.
+        tokens: a budget of the same artifact; None where it is not a budget.
+        content_id: of another artifact; None where it is not an artifact.
         cases: for each case the other artifact's.
         subjects: the other artifact's, which are asked too.
     """
@@ -57,7 +57,7 @@ def against(baseline: str | None, asked: Sequence[Subject], workers: int) -> Aga
     """What ``--baseline`` names; nothing means the most visual tokens of each family.
 
     Raises:
-        PocketVLMError: it is no artifact, or the one that is evaluated.
+        PocketVLMError: it is not an artifact, or the one that is evaluated.
     """
     if baseline is None or budget_named(baseline) is not None:
         return Against(tokens=budget_named(baseline))

@@ -64,7 +64,9 @@ def source_of(reference: str, medium: Medium = "image") -> Path | bytes:
         return user_path(reference)
     head, comma, body = reference.partition(",")
     if not comma or not head.endswith(";base64"):
-        raise PictureError(f"{reference[:40]} is no data URI in base64", expected=_EXAMPLES[medium])
+        raise PictureError(
+            f"{reference[:40]} is not a data URI in base64", expected=_EXAMPLES[medium]
+        )
     try:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as error:

@@ -119,7 +119,7 @@ def subjects(
 
 
 def guide_of(folder: Path | None, confidence: float | None) -> GuideOf | None:
-    """The guide in a folder; None without one. Raises `PocketVLMError` for what is no artifact."""
+    """The guide in a folder; None without one. Raises `PocketVLMError` if it is not an artifact."""
     if folder is None:
         return None
     manifest = Artifact.open(folder).manifest

@@ -140,18 +140,18 @@ def _question(line: bytes, number: int, folder: Path) -> Question:
     try:
         row = parse_json(line)
     except ValueError as error:
-        raise _WrongLine(f"is no JSON ({error})") from error
+        raise _WrongLine(f"is not JSON ({error})") from error
     if not isinstance(row, dict):
-        raise _WrongLine("is no JSON object")
+        raise _WrongLine("is not a JSON object")
     text = row.get("question")
     if not isinstance(text, str) or not text.strip():
-        raise _WrongLine("has no question: expected a text")
+        raise _WrongLine("has no question: expected a string")
     name = row.get("id", number)
     if not isinstance(name, str | int):
-        raise _WrongLine("has an id that is no text")
+        raise _WrongLine("has an id that is not a string")
     answers = _texts(row, "answers")
     if not answers:
-        raise _WrongLine("has no answers: expected a list of texts")
+        raise _WrongLine("has no answers: expected a list of strings")
     return Question(
         number,
         str(name),
@@ -175,5 +175,5 @@ def _places(row: dict[str, Any], key: str, folder: Path) -> tuple[str, ...]:
 def _texts(row: dict[str, Any], key: str) -> tuple[str, ...]:
     texts = row.get(key) or []
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise _WrongLine(f"has {key} that are no list of texts")
+        raise _WrongLine(f"has {key!r} that is not a list of strings")
     return tuple(texts)

@@ -202,7 +202,7 @@ def _read(path: Path) -> dict[tuple[Any, ...], _Rows]:
         row = _row(line)
         if row is None:
             raise RequestError(
-                f"{path} line {number} is no row of a profile",
+                f"{path} line {number} is not a row of a profile",
                 advice="give a JSONL file that `pocketvlm profile` wrote",
             )
         by_case.setdefault(tuple(row[key] for key in _KEY), {})[row["stage"]] = row
@@ -214,7 +214,7 @@ def _read(path: Path) -> dict[tuple[Any, ...], _Rows]:
 
 
 def _row(line: str) -> Mapping[str, Any] | None:
-    """The row in a line; None where keys of a row are missing, or a sample is no number from 0."""
+    """The row in a line; None where keys are missing, or a sample is not a number from 0."""
     try:
         row = parse_json(line)
     except ValueError:

@@ -46,7 +46,8 @@ def profile(
         question: what every run answers.
         repeat: runs of each case that count.
         warmup: answers in each run's process before the one that counts.
-        memory_limit: MB (10^6 bytes) above which `Profile.warnings` warns; None or 0 is no limit.
+        memory_limit: MB (10^6 bytes) above which `Profile.warnings` warns; None or 0 means no
+            limit.
         after_turn: called after each turn with what has been measured so far; an interrupt loses no
             more than a run.
 

@@ -103,7 +103,7 @@ class Profile:
         results: those configurations that have a sample.
         started: when, in UTC, as ISO 8601.
         interrupted: the measurement ended before every run was made.
-        memory_limit: MB (10^6 bytes) that a process should not exceed; None or 0 is no limit.
+        memory_limit: MB (10^6 bytes) that a process should not exceed; None or 0 means no limit.
     """
 
     folder: str

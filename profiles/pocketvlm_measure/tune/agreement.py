@@ -1,7 +1,7 @@
 """Knows how a model is measured without answers: every question is asked about every picture, and
 what is counted is agreement with the unpruned model's own answers.
 
-That is no accuracy: where the unpruned model is wrong, whoever agrees is wrong too, and whoever
+That is not accuracy: where the unpruned model is wrong, whoever agrees is wrong too, and whoever
 puts it right counts as a loss. It is called by its name wherever it is printed.
 """
 
@@ -86,7 +86,7 @@ class Pairs:
         which = f"{asked} of {every} pairs, spread evenly" if self.sampled else "every pair"
         return (
             f"there are no answers: {about}, {which}; counted is {figure}'s own answers, which is "
-            "no accuracy"
+            "not accuracy"
         )
 
 

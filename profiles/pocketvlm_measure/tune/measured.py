@@ -48,7 +48,7 @@ class Asking:
 
     Attributes:
         data: the set.
-        metric: scores an answer; one that is no mean of scores counts right and wrong.
+        metric: scores an answer; one that is not a mean of scores counts right and wrong.
         answers: the file that keeps the answers; times are kept beside it, see `times_beside`.
         engine: where tasks are answered.
         workers: of the engine.
@@ -235,7 +235,7 @@ class Measured:
 
 def score_of(metric: Metric, parts: Sequence[float]) -> float:
     """What an answer counts, 0 to 1, from its parts: its score, or whether it is right where the
-    metric's figure is no mean of scores."""
+    metric's figure is not a mean of scores."""
     return float(parts[0] if isinstance(metric, MeanMetric) else metric.is_right(parts))
 
 

@@ -70,7 +70,7 @@ class TuneLimits:
 
     Attributes:
         max_loss: points (of 100) of accuracy that may be lost against the baseline.
-        max_ttft: milliseconds to the first token, which no run may exceed; None is no limit.
+        max_ttft: milliseconds to the first token, which no run may exceed; None means no limit.
         max_memory: MB (10^6 bytes) of peak memory, likewise.
         time: seconds that the whole tuning may take; what is begun is finished.
         error: the chance, at most, that any accuracy decision of the whole tuning ("holds" or

@@ -60,7 +60,7 @@ class Artifact:
         max_pixels: pictures are resized to at most so many pixels; None is the artifact's own
             limit. Its layout refuses more, see `pocketvlm.layouts.base.Layout.capped`.
         max_tiles: likewise for the parts that a picture is cut into.
-        identity: what tells the folder from one that takes its name later, where that was asked.
+        identity: distinguishes the folder from a later one of the same name; None if not asked for.
     """
 
     root: Path
@@ -83,7 +83,7 @@ class Artifact:
             allow_rejected: open a folder whose export failed its parity gate too; to inspect it,
                 not to answer from it.
 
-        What is replaced meanwhile by another is read again: it is the old one or the new one.
+        If another one replaces it meanwhile, it is read again: it is the old one or the new one.
 
         Raises:
             PocketVLMError: no such folder, a damaged or unknown manifest, a file that differs from
@@ -110,8 +110,8 @@ class Artifact:
         made for.
 
         Raises:
-            RequestError: ``context`` is no whole number, or below one; None leaves the artifact's
-                own.
+            RequestError: ``context`` is not a whole number, or below one; None leaves the
+                artifact's own.
         """
         if context is None:
             return self
@@ -129,8 +129,8 @@ class Artifact:
         return replace(self, manifest=replace(self.manifest, decoder=decoder))
 
     def capped(self, *, max_pixels: int | None = None, max_tiles: int | None = None) -> Self:
-        """The same artifact for smaller pictures, see the class; what is no whole number is refused
-        here, the rest where its layout is made."""
+        """The same artifact for smaller pictures, see the class; what is not a whole number is
+        refused here, the rest where its layout is made."""
         return replace(
             self,
             max_pixels=None if max_pixels is None else whole(max_pixels, "max_pixels"),
@@ -206,7 +206,7 @@ def _read_manifest(root: Path) -> Manifest:
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise ArtifactError(
-                f"{path} is no manifest, it is larger than {_MAX_MANIFEST_BYTES >> 20} MiB",
+                f"{path} is not a manifest, it is larger than {_MAX_MANIFEST_BYTES >> 20} MiB",
                 advice="copy or export it again",
             )
         text = read_text(path)

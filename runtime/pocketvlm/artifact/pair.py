@@ -32,8 +32,9 @@ def choose_precision(
     """Return what an engine of the artifact answers in unless a precision is asked for.
 
     A pair is used if answering with both of its decoders, see `pair_bytes`, fits into
-    ``memory_limit``, in MB (10^6 bytes); 0 is no limit. With None it must fit into each process's
-    share of the free memory, of ``processes`` that load a model. Where neither is known it is not.
+    ``memory_limit``, in MB (10^6 bytes); 0 means no limit. With None it must fit into each
+    process's share of the free memory, of ``processes`` that load a model. Where neither is known
+    it is not.
     """
     decoder = manifest.decoder
     default = decoder.default_precisions[engine]

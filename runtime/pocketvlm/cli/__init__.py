@@ -33,7 +33,7 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 def _problem(name: str, loaded: Any) -> str | None:
     """What is wrong with the command that a package registers under ``name``."""
-    return None if isinstance(loaded, click.Command) else "it is no command of click's"
+    return None if isinstance(loaded, click.Command) else "it is not a command of click's"
 
 
 # PocketVLM's own are registered like those of other packages.

@@ -111,7 +111,7 @@ class _Text(click.ParamType):
 
 
 def _is_edge(text: str) -> bool:
-    """Whether a text is a number of pixels; one of more digits is no picture's."""
+    """Whether a text is a number of pixels; one of more digits is not a picture's."""
     return text.isascii() and text.isdecimal() and len(text) <= _MOST_DIGITS
 
 

@@ -107,8 +107,8 @@ _MODEL = [
         "--memory-limit",
         type=click.IntRange(0),
         metavar="MB",
-        help="Memory within which a pair of decoders is opened, if no precision is given; 0 is no "
-        "limit, the free memory if not given.",
+        help="Memory within which a pair of decoders is opened, if no precision is given; 0 "
+        "means no limit, the free memory if not given.",
     ),
     click.option(
         "--threads",

@@ -33,7 +33,7 @@ def recorded_commit() -> str | None:
 
 def commit_of(root: Path) -> str | None:
     """The commit that a clone is at, as ``abc1234``, or ``abc1234+changes`` where files that git
-    knows differ from it; None where ``root`` is no clone, or git does not answer."""
+    knows differ from it; None where ``root`` is not a clone, or git does not answer."""
     if not (root / ".git").exists():
         return None
     command = ["git", "describe", "--always", "--abbrev=7", "--exclude=*", "--dirty=+changes"]

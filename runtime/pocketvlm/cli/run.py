@@ -53,8 +53,8 @@ def run(
 ) -> None:
     """Answer a question about pictures, or clips, with the artifact in DIR.
 
-    The answer goes to standard output as it is generated; on a terminal, what it cost goes to
-    standard error.
+    The answer goes to standard output as it is generated; on a terminal, its cost goes to standard
+    error.
     """
     if guide is None and confidence is not None:
         raise click.UsageError("--confidence is the guide's: give --guide too")

@@ -43,7 +43,7 @@ def standard_streams() -> Iterator[None]:
         yield
     except SystemExit as ending:
         if failure := _failure(output):
-            if failure != _NOBODY:  # which is no news to who asked for the first lines
+            if failure != _NOBODY:  # whoever asked for the first lines expects that
                 echo(f"error: standard output cannot be written ({failure})", err=True)
             ending.code = ending.code or PocketVLMError.exit_code
         raise
@@ -62,8 +62,8 @@ def input_text() -> str:
 
 
 def input_lines() -> Iterator[str]:
-    """The lines of standard input as they come, stripped; raises `RequestError` where it is no
-    text.
+    """The lines of standard input as they come, stripped; raises `RequestError` where it is
+    not text.
 
     Files that were put together have a mark before more lines than the first.
     """

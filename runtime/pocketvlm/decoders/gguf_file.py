@@ -117,7 +117,7 @@ def read_file(path: Path, texts: frozenset[str]) -> GgufFile:
 def refuse(name: str, reason: str) -> NoReturn:
     """Raise the `ArtifactError` of a file called ``name`` that is not sound."""
     raise ArtifactError(
-        f"{name} is no sound GGUF file ({reason})", advice="copy or export it again"
+        f"{name} is not a sound GGUF file ({reason})", advice="copy or export it again"
     )
 
 

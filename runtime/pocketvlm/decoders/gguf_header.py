@@ -34,7 +34,7 @@ from pocketvlm.errors import ArtifactError
 MAX_LAYERS = 512  # llama.cpp's own limit
 _MAX_NAME = 63  # characters of a tensor's name
 _MOST_KERNEL = 1000
-_MAX_WIDTH = 1 << 20  # of any dimension that is no vocabulary
+_MAX_WIDTH = 1 << 20  # of any dimension that is not a vocabulary
 
 # Tensor types that a decoder's matrices may have: id -> (weights a block, bytes per block). Vectors
 # are float32.
@@ -259,19 +259,19 @@ def _check_setting(file: GgufFile, name: str, kind: int, value: Any) -> None:
     if name in (*_WIDTHS, *_OPTIONAL_WIDTHS):
         limit = MAX_ITEMS if name in _TOKEN_COUNTS else _MAX_WIDTH
         if kind != UINT32 or not 1 <= value <= limit:
-            file.refuse(f"{name} is no usable count")
+            file.refuse(f"{name} is not a usable count")
     elif name == _KV_HEADS and kind == ARRAY:
         if value.kind != INT32 or any(not 0 <= each <= _MAX_WIDTH for each in value.items):
-            file.refuse(f"{name} are no usable counts")
+            file.refuse(f"{name} are not usable counts")
     elif name in (_KV_HEADS, _KERNEL):
         if kind != UINT32 or not 1 <= value <= _MAX_WIDTH:
-            file.refuse(f"{name} is no usable count")
+            file.refuse(f"{name} is not a usable count")
     elif name in _NUMBERS:
         if kind != FLOAT32 or not math.isfinite(value) or value < 0:
-            file.refuse(f"{name} is no usable number")
+            file.refuse(f"{name} is not a usable number")
     elif name == _EXTRAS:
         if kind != UINT32:
-            file.refuse(f"{name} is no usable count")
+            file.refuse(f"{name} is not a usable count")
     elif name == _SECTIONS:
         if kind != ARRAY or (value.kind, value.length) != (INT32, len(_NO_SECTIONS)):
             file.refuse(f"{name} are not {len(_NO_SECTIONS)} whole numbers")

@@ -34,7 +34,7 @@ def check_vocabulary(file: GgufFile) -> None:
             file.refuse(f"{name} is an array of another type than exports write")
     for name in _LISTS:
         if name in file.settings and name not in arrays:
-            file.refuse(f"{name} is no list")
+            file.refuse(f"{name} is not a list")
     tokens = arrays[TOKENS].items
     for name in _PER_TOKEN:
         if name in arrays and arrays[name].length != len(tokens):

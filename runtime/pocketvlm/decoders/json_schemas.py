@@ -43,12 +43,12 @@ def schema_text(schema: str | Mapping[str, Any]) -> str:
         schema = {"type": "object"}
     data = _parsed(schema) if isinstance(schema, str) else schema
     if not isinstance(data, Mapping):
-        raise _refusal("is no object", expected="a JSON schema, an object")
+        raise _refusal("is not an object", expected="a JSON schema, an object")
     _check_extent(data)
     try:
         text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise _refusal(f"is no JSON ({error})"[:120]) from error
+        raise _refusal(f"is not JSON ({error})"[:120]) from error
     if len(text) > MAX_BYTES:
         raise _refusal(f"has {len(text)} bytes", expected=f"at most {MAX_BYTES}")
     check_grammar(text)
@@ -79,7 +79,7 @@ def _parsed(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise _refusal(f"is no JSON ({reason})"[:120]) from error
+        raise _refusal(f"is not JSON ({reason})"[:120]) from error
 
 
 def _check_extent(schema: Mapping[str, Any]) -> None:

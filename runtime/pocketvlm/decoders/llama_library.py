@@ -169,7 +169,7 @@ def _free_model(lib: Any, model: int, process: int) -> None:
 
 
 def with_settings(params: Any, **fields: Any) -> Any:
-    """Default parameters with some set: ctypes would take a name that is no field without a
+    """Default parameters with some set: ctypes would take a name that is not a field without a
     word."""
     for name, value in fields.items():
         if name not in {field for field, *_ in params._fields_}:

@@ -16,7 +16,7 @@ from pocketvlm.decoders.prefix import CachedSequence, joined, run_ends
 from pocketvlm.errors import EngineError
 from pocketvlm.limits import SequenceLimits
 
-_LEAST = 4  # tokens; to look for fewer and copy them is no gain
+_LEAST = 4  # tokens; to look for fewer and copy them gains nothing
 
 
 class ConversationCache:

@@ -36,18 +36,18 @@ class Sampling:
     place of ``do_sample=False`` and ``stop`` in place of ``stop_strings``. Those of
     ``presence_penalty``, ``frequency_penalty`` and ``logit_bias`` are OpenAI's.
 
-    None is the checkpoint's published value. That always applies to what greedy answers go through
-    too, as in transformers' ``generate``. For temperature, ``top_k``, ``top_p``, ``min_p`` and
-    ``typical_p`` it applies if ``base`` is ``"checkpoint"``. Where it was published with nothing,
-    the setting changes nothing.
+    None is the checkpoint's published value. For temperature, ``top_k``, ``top_p``, ``min_p`` and
+    ``typical_p`` it applies if ``base`` is ``"checkpoint"``. Those that affect greedy answers too
+    always apply, as in transformers' ``generate``. If the checkpoint states no value, the setting
+    changes nothing.
 
     Attributes:
         max_new_tokens: the answer ends after so many tokens, at least 1.
-        min_new_tokens: it does not end by the model's own end token before it has so many. A stop
-            text ends it all the same.
+        min_new_tokens: the model's end token does not end the answer before it has so many. A stop
+            text still does.
         temperature: logits are divided by it; 0 is greedy, the highest logit with ties to the lower
             id, whatever ``top_k``, ``top_p``, ``min_p``, ``typical_p`` and ``seed`` are.
-        top_k: pick among the so many most probable tokens; 0 is all.
+        top_k: pick among this many of the most probable tokens; 0 is all.
         top_p: pick among the most probable tokens that together reach this probability, above 0 and
             up to 1, which is all.
         min_p: pick among tokens at least this share as probable as the most probable one, 0 to 1.
@@ -55,19 +55,21 @@ class Sampling:
             together reach this probability, above 0 and up to 1, which is all.
         repetition_penalty: above 1 makes tokens of the prompt and of the answer so far less
             probable, below 1 more; above 0.
-        no_repeat_ngram_size: no so many tokens in a row come twice in prompt and answer; 0 is off.
+        no_repeat_ngram_size: no sequence of so many tokens occurs twice in prompt and answer; 0 is
+            off.
         suppress_tokens: ids that are never picked.
         seed: makes sampling repeatable, 0 or above; None takes fresh entropy.
-        stop: texts that end the answer. It is given out up to the first of them, without it.
-        base: ``"greedy"``, or ``"checkpoint"`` to sample as the checkpoint was published to.
+        stop: texts that end the answer; they are not part of it.
+        base: ``"greedy"``, or ``"checkpoint"`` to sample with the checkpoint's published settings.
         min_length: as ``min_new_tokens``, the prompt counted with all visual tokens, those dropped
             too; without effect where ``min_new_tokens`` is given.
         bad_words_ids: sequences of ids that are never completed.
         begin_suppress_tokens: ids that the answer does not begin with.
         sequence_bias: pairs of a sequence of ids and what is added to the score of completing it.
         encoder_repetition_penalty: above 1 makes tokens of the prompt more probable; above 0.
-        encoder_no_repeat_ngram_size: no so many tokens in a row of the prompt come in the answer.
-        forced_eos_token_id: of these ids is the last token that ``max_new_tokens`` allows.
+        encoder_no_repeat_ngram_size: no sequence of so many tokens of the prompt occurs in the
+            answer.
+        forced_eos_token_id: ids; the last token that ``max_new_tokens`` allows is one of them.
         exponential_decay_length_penalty: (tokens, factor): after so many tokens the end becomes
             more probable from token to token; () is off.
         remove_invalid_values: logits that are NaN or infinite count as 0 or the largest numbers.
@@ -76,12 +78,12 @@ class Sampling:
         frequency_penalty: as ``presence_penalty``, once for each time that the answer has it.
         logit_bias: pairs of a token id and what is added to its logit, -100 to 100. A mapping is
             taken too, with ids as numbers or as JSON has them.
-        json_schema: the answer is JSON that is valid by this schema: tokens that would lead
-            elsewhere are never picked, and it ends where it is whole. The schema is a mapping or
-            its JSON text, ``"object"`` is any object; it is kept as text. Where ``max_new_tokens``
-            cut it, the answer is only a beginning, and its finish reason ``"length"``.
-            ``min_new_tokens``, ``min_length`` and ``forced_eos_token_id`` have no effect then. What
-            a schema may say: `pocketvlm.decoders.json_schemas`. It takes the extra ``[grammar]``.
+        json_schema: the answer is JSON that is valid by this schema: tokens that would violate it
+            are never picked, and the answer ends where it is complete. The schema is a mapping or
+            its JSON text, ``"object"`` is any object; it is kept as text. If ``max_new_tokens``
+            cuts the answer off, its finish reason is ``"length"``. ``min_new_tokens``,
+            ``min_length`` and ``forced_eos_token_id`` have no effect then. What a schema may
+            contain: `pocketvlm.decoders.json_schemas`. It needs the extra ``[grammar]``.
 
     Raises:
         RequestError: a value out of range; its ``setting`` is the name of the field.

@@ -112,7 +112,7 @@ def visual_scores(segments: Sequence[Segment]) -> npt.NDArray[np.float32]:
 
     Raises:
         RequestError: a picture comes without scores, with another number of them than it has
-            tokens, or with some that are no numbers.
+            tokens, or with some that are not numbers.
     """
     return np.concatenate([_scores(segment) for segment in segments])
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from pocketvlm.files.flock import NO_LOCKS, try_lock
 from pocketvlm_targets.text import decode_text
-from pocketvlm_targets.text import user_path as user_path  # for all that is no target
+from pocketvlm_targets.text import user_path as user_path  # for all that is not a target
 
 _log = logging.getLogger(__name__)
 

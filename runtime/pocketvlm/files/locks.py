@@ -67,7 +67,7 @@ def locked(path: Path, *, advice: str, setting: str = "", wait: float = 0) -> It
 def _acquire(beside: Path) -> tuple[int, bool] | None:
     """A locked descriptor of the file ``beside``, made where it is missing, and whether the disk
     knows locks; None where another holds it. Raises OSError where the file is impossible."""
-    # A link is no lock file of ours: O_NOFOLLOW (not on Windows) keeps it from being opened.
+    # A link is not a lock file of ours: O_NOFOLLOW (not on Windows) keeps it from being opened.
     flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
     for _ in range(_ATTEMPTS):
         descriptor = os.open(beside, flags, 0o600)

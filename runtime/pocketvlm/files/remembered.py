@@ -47,7 +47,7 @@ def change_remembered(
     name: str, most: int, change: Callable[[dict[str, Any]], Mapping[str, Any]]
 ) -> None:
     """Change a table in one step, which no other process does meanwhile: none loses what another
-    has added. A read-only home is no reason to refuse anything.
+    has added. A read-only home is not a reason to refuse anything.
 
     Args:
         name: of the table.
@@ -60,7 +60,7 @@ def change_remembered(
         with locked(path, advice="begin again", wait=_WAIT):
             rows = change(read_remembered(name))
             replace_private(path, json.dumps(dict(list(rows.items())[-most:])).encode())
-    # ValueError: a name that is no UTF-8
+    # ValueError: a name that is not UTF-8
     except (OSError, RuntimeError, ValueError, RequestError) as error:
         _log.debug("it is not remembered: %s", error)
 

@@ -31,7 +31,7 @@ that was alone in a conversation is read again so as soon as another joins it.""
 _SHRINK = """
 
 With all {patches} tokens of each tile there are at most {most} x {patches} in the map: of more than
-1.21 times as many, in h rows and w columns that are no padding, with
+1.21 times as many, in h rows and w columns that are not padding, with
 r = sqrt(h w / ({most} x {patches})) the map is resized to floor(h / r) rows and floor(w / r)
 columns before newlines are added: bilinear interpolation of each feature between the centres of
 places, without antialiasing."""

@@ -146,7 +146,7 @@ class Layout(Protocol[_Input]):
 
     def token_grid(self, grid: TileGrid) -> TokenGrid:
         """Rows and columns of the tokens of each tile before pruning; a single row where they are
-        no grid."""
+        not a grid."""
 
     def capped(self, *, max_pixels: int | None = None, max_tiles: int | None = None) -> Self:
         """The same layout for smaller pictures, or fewer tiles per picture, than it was made for.

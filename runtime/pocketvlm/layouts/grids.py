@@ -86,7 +86,7 @@ class Tiles:
 
 def grid_of(height: int, width: int, patches: int) -> TokenGrid:
     """Rows and columns of square patches that cover height x width pixels; a single row where they
-    are no such grid."""
+    are not such a grid."""
     rows = round(math.sqrt(patches * height / width))
     if rows < 1 or patches % rows or rows * width != (patches // rows) * height:
         return TokenGrid(1, patches)

@@ -63,7 +63,7 @@ class MarkedResize(SmartResize):
     @classmethod
     def stated(cls, processor_config: Mapping[str, Any]) -> tuple[int, int, int]:
         """(factor, min_pixels, max_pixels) of an image processor's configuration; raises
-        `ArtifactError` where they are no whole numbers."""
+        `ArtifactError` where they are not whole numbers."""
         values = {
             name: default if (value := processor_config.get(name)) is None else value
             for name, default in _DEFAULTS.items()

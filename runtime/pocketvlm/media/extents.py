@@ -18,7 +18,7 @@ _MP4_STARTS = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"})
 _TABLES = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"})
 _SIZES = frozenset({b"stsz", b"stz2"})  # tables of the sizes of samples
 _MOST_PARTS = 200_000  # tracks and fragments with tables in them
-_BOXES = frozenset({b"mdat", b"moov", b"moof"})  # of MP4; others are no loss
+_BOXES = frozenset({b"mdat", b"moov", b"moof"})  # of MP4; others may be cut off
 
 
 def ends_early(source: BinaryIO) -> bool:

@@ -2,7 +2,7 @@
 colour profiles, comments, further pictures.
 
 Decoding libraries read those notes too, and many of their failures are there: a sound picture with
-an odd note is no damaged picture. So they get the file without, and of the notes only those that
+an odd note is not a damaged picture. So they get the file without, and of the notes only those that
 may say which way is up are handed on.
 """
 

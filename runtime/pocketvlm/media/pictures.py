@@ -227,7 +227,7 @@ def _read(picture: str | os.PathLike[str] | bytes, limits: PictureLimits) -> tup
         name = os.fspath(picture)
         if name.startswith(("http:", "https:", "data:")):
             raise PictureError(
-                f"{name[:80]} is no file, and nothing is fetched",
+                f"{name[:80]} is not a file, and nothing is fetched",
                 advice="download the picture and give its path",
             )
         stream, size = open_regular(name, "picture")
@@ -255,7 +255,7 @@ def _from_array(array: npt.NDArray[np.uint8], limits: PictureLimits) -> Image.Im
         array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     ):
         raise PictureError(
-            f"an array of {array.dtype} {array.shape} is no picture",
+            f"an array of {array.dtype} {array.shape} is not a picture",
             advice="give uint8 (height, width, 1|3|4)",
         )
     height, width = array.shape[:2]

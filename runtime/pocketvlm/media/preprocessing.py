@@ -17,7 +17,7 @@ from pocketvlm.errors import ArtifactError, PictureError
 # OpenAI CLIP's statistics, which the processor falls back on where its configuration is silent.
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-_MAX_EDGE = 16_384  # a resize target beyond this is no vision model's
+_MAX_EDGE = 16_384  # a resize target beyond this is not a vision model's
 _MAX_SQUARE = 10_000  # edge of a padded picture that is not resized: as many pixels as one may have
 _MOST_PIXELS = 1 << 25  # that a model reads, twice the largest published limit
 _PART_BYTES = 4 << 20  # of a padded picture
@@ -29,16 +29,16 @@ class Preprocessor:
 
     Attributes:
         pad_colour: (red, green, blue) of the square that the picture is put in the middle of; None
-            is no padding.
+            is not padding.
         shortest_edge: target of the shorter edge in pixels, the aspect ratio kept; None resizes to
             ``resize_to``.
         resize_to: (height, width) in pixels, the aspect ratio ignored; None with ``shortest_edge``
-            None is no resize.
+            None means no resize.
         resample: Pillow's filter.
         crop_to: (height, width) of the centre crop, padded with black where the image is smaller;
-            None is no crop.
+            None means no crop.
         rescale_factor: multiplies the 8-bit samples; None leaves them.
-        mean: subtracted a channel, and ``std`` divides; None for both is no normalisation.
+        mean: subtracted a channel, and ``std`` divides; None for both means no normalisation.
         std: see ``mean``.
     """
 

@@ -22,7 +22,7 @@ def open_regular(name: str, what: str) -> tuple[BinaryIO, int]:
         what: what it should hold, for messages: "picture", "video".
 
     Raises:
-        PictureError: there is none, it cannot be read, or it is no regular file.
+        PictureError: there is none, it cannot be read, or it is not a regular file.
     """
     # Without waiting, in case a pipe takes its place after the first look.
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)

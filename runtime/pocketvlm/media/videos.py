@@ -204,7 +204,7 @@ def _decoding(name: str) -> AbstractContextManager[None]:
     return decoder_errors(
         name,
         lambda reason: PictureError(
-            f"{name} is no video that this can read, or is damaged or truncated ({reason})",
+            f"{name} is not a video that this can read, or is damaged or truncated ({reason})",
             advice=_ADVICE,
         ),
     )
@@ -225,7 +225,7 @@ def _open(library: Any, source: BinaryIO, limits: VideoLimits) -> Iterator[Input
 
 
 def _stream(container: InputContainer, name: str, limits: VideoLimits) -> VideoStream:
-    """The first stream of pictures that is no cover of an album, ready to be decoded."""
+    """The first stream of pictures that is not an album's cover, ready to be decoded."""
     streams = [stream for stream in container.streams.video if not _is_cover(stream)]
     if not streams:
         kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"

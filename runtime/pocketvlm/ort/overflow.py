@@ -27,7 +27,7 @@ def integer_options() -> dict[str, str]:
     ``session.x64quantprecision`` ONNX Runtime makes such weights unsigned when it opens a graph,
     and takes another instruction. Measured with 1.31 under ``qemu-x86_64 -cpu Haswell``: products
     of large weights are off by up to 31 % without it, by the 0.2 % of any other CPU with it. It is
-    no entry for every CPU: with VNNI and AMX, where nothing overflows, an int8 CLIP-L tower took
+    not for every CPU: with VNNI and AMX, where nothing overflows, an int8 CLIP-L tower took
     2.7 times as long. Weights of 7 bits (reduce_range) would avoid the overflow too, at the cost of
     a bit on every CPU.
     """

@@ -68,7 +68,7 @@ def read_provider(text: str) -> tuple[str, dict[str, str]]:
 
 def missing(name: str, available: Iterable[str]) -> RequestError:
     """The refusal of a provider that the installed ONNX Runtime does not have; of a name
-    that is no provider's at all, what may have been meant."""
+    that is not a provider's at all, what may have been meant."""
     build = BUILDS.get(name)
     if name not in PROVIDERS.values() and not name.endswith("ExecutionProvider"):
         near = get_close_matches(name.lower(), PROVIDERS, n=1)

@@ -67,8 +67,8 @@ class EngineSettings:
             a 0.5B decoder opened in 0.1 s instead of 13. Each picture and prompt then cost a fifth
             to a half more, each token a tenth. Graphs of other precisions are always prepacked, see
             `for_precision`; llama.cpp repacks or maps weights by their type.
-        memory_limit: MB (10^6 bytes) that answering may take: two decoders are opened where one is
-            enough only within it. None is what the system has free, 0 is no limit.
+        memory_limit: MB (10^6 bytes) that answering may take: a second decoder that is not
+            necessary is opened only within it. None is the free memory, 0 means no limit.
         providers: ONNX Runtime's, the preferred one first. It gives the CPU what none of them
             computes. llama.cpp does not read them.
         vision_providers: those of the vision graphs, with either engine; None is ``providers``.
@@ -112,13 +112,13 @@ class EngineSettings:
         """These settings for a graph of ``precision``, ``"fp32"`` or another.
 
         Products of integers take 3 to 40 times as long where their weights are not prepacked, so
-        for them it is no choice.
+        for them ``prepack`` has no effect.
         """
         return self if precision == "fp32" else replace(self, prepack=True)
 
 
 def check_threads(threads: int | None) -> None:
-    """Raise `RequestError` for what is no number of threads that a machine like this has use for.
+    """Raise `RequestError` for a number of threads that this machine has no use for.
 
     None is the engine's default.
     """

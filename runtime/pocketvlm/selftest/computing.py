@@ -102,7 +102,7 @@ class TestPrompt:
             steps: tokens of the answer, where none is given.
 
         Raises:
-            PocketVLMError: an engine failed, or gave what is no number.
+            PocketVLMError: an engine failed, or gave what is not a number.
         """
         answer: list[int] = [] if token_ids is None else list(token_ids)
         steps = steps if token_ids is None else len(answer)

@@ -58,7 +58,7 @@ def _damaged(name: str, reason: str) -> ArtifactError:
 
 
 def _refuse_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 @functools.cache

@@ -71,7 +71,7 @@ def text_decoder(decoder: decoders.Decoder | None) -> TextDecoder | None:
 
 
 def token_bytes(tokenizer: Tokenizer) -> list[bytes] | None:
-    """What each token writes into a text, by id: empty for special tokens, which are no text, and
+    """What each token writes into a text, by id: empty for special tokens, which are not text, and
     for ids without a token. In front of a text a space of it may be left out.
 
     None where what a token writes depends on the tokens beside it.

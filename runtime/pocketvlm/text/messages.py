@@ -137,7 +137,7 @@ class MessageReader:
         return {"role": "system", "content": [{"type": "text", "text": text}]}
 
     def reply(self, text: str) -> str:
-        """An answer as text alone: an image token that the model spelt out is no picture."""
+        """An answer as text alone: an image token that the model spelt out is not a picture."""
         while spelt := [token for token in self._spelt if token in text]:
             for token in spelt:  # what is left may add up to another
                 text = text.replace(token, "")

@@ -277,7 +277,7 @@ class Prompter:
 
     def reply(self, text: str) -> Message:
         """An answer as a message. Templates put their own spaces around it, and an image token
-        that the model spelt out is no picture."""
+        that the model spelt out is not a picture."""
         answer = self._reader.reply(text).strip()
         return {"role": "assistant", "content": [{"type": "text", "text": answer}]}
 

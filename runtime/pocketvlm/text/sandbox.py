@@ -223,7 +223,7 @@ def _dict(*args: Any, **kwargs: Any) -> dict[str, Any]:
 
 
 class _Namespace(Namespace):
-    """Names that reach into Python are no names here, as in transformers."""
+    """Names that reach into Python are not names here, as in transformers."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # any name may be one of the kwargs
         own = args[0]

@@ -39,7 +39,7 @@ class StopTexts:
         return text[:end]
 
     def finish(self) -> str:
-        """What was held back and is no stop text, as nothing follows."""
+        """What was held back and is not a stop text, as nothing follows."""
         held, self._held = self._held, ""
         return held
 
@@ -74,8 +74,8 @@ class Detokenizer:
     before.
 
     Args:
-        tokenizer: of the model; special tokens are no text, so no stop text is found in them. Ids
-            beyond its vocabulary (padding of the embedding) are no text either.
+        tokenizer: of the model; special tokens are not text, so no stop text is found in them. Ids
+            beyond its vocabulary (padding of the embedding) are not text either.
         stop: texts that end the answer, see `StopTexts`.
     """
 
@@ -133,7 +133,7 @@ def _refused() -> AbstractContextManager[None]:
 
 
 class Stream(Iterator[str]):
-    """An answer on its way: iterate over its text pieces, then read `answer`.
+    """An answer in progress: iterate over its text pieces, then read `answer`.
 
     >>> from pocketvlm import VLM
     >>> stream = VLM.load("demo-vlm").stream("What is this?", images=["examples/scene-2.png"])
@@ -143,9 +143,9 @@ class Stream(Iterator[str]):
     'interrupted'
 
     Attributes:
-        stop: call it, from any thread or signal handler, to end the answer after the token on its
-            way. It is a whole answer then, with the finish reason ``"interrupted"``; `close` leaves
-            none.
+        stop: call it, from any thread or signal handler, to end the answer after the current
+            token. The answer is then complete, with the finish reason ``"interrupted"``; after
+            `close` there is none.
     """
 
     def __init__(

@@ -69,7 +69,7 @@ def check_tokenizer(text: str) -> dict[str, Any]:
     except RecursionError as error:
         raise TokenizerFault("it is nested too deeply") from error
     if not isinstance(data, dict):
-        raise TokenizerFault("it is no object")
+        raise TokenizerFault("it is not an object")
     _check_model(_part(data, "model"))
     if data.get("added_tokens") is not None:
         _check_added(data["added_tokens"])
@@ -92,7 +92,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _part(data: Mapping[str, Any], name: str) -> dict[str, Any]:
     part = data.get(name)
     if not isinstance(part, dict):
-        raise TokenizerFault(f"its {name} is no object")
+        raise TokenizerFault(f"its {name} is not an object")
     return part
 
 
@@ -104,16 +104,16 @@ def _check_model(model: Mapping[str, Any]) -> None:
     if kind == "Unigram" or (kind is None and isinstance(vocabulary, list)):
         pairs = vocabulary if isinstance(vocabulary, list) else []
         if not pairs or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-            raise TokenizerFault("its vocabulary is no list of pairs")
+            raise TokenizerFault("its vocabulary is not a list of pairs")
         tokens, longest, total = [pair[0] for pair in pairs], _MAX_PIECE, _MAX_PIECE_CHARACTERS
     else:
         if not isinstance(vocabulary, dict):
-            raise TokenizerFault("its vocabulary is no object")
+            raise TokenizerFault("its vocabulary is not an object")
         tokens, longest, total = list(vocabulary), _MAX_TOKEN, _MAX_CHARACTERS
     _check_texts(tokens, "tokens", _MAX_TOKENS, total, longest)
     merges = model.get("merges", [])
     if not isinstance(merges, list) or len(merges) > _MAX_MERGES:
-        raise TokenizerFault(f"its merges are no list of at most {_MAX_MERGES}")
+        raise TokenizerFault(f"its merges are not a list of at most {_MAX_MERGES}")
     for name in ("continuing_subword_prefix", "end_of_word_suffix", "unk_token"):
         _check_content(model.get(name) or "", name)
     _check_number(model.get("max_input_chars_per_word", 0), "max_input_chars_per_word", _MAX_WORD)
@@ -126,7 +126,7 @@ def _check_texts(
         raise TokenizerFault(f"it has {len(texts)} {name}, at most {most} are read")
     # No loop of Python's: this is done each time a model is loaded.
     if set(map(type, texts)) - {str} or max(map(len, texts), default=0) > longest:
-        raise TokenizerFault(f"of its {name} one is no text of at most {longest} characters")
+        raise TokenizerFault(f"one of its {name} is not a string of at most {longest} characters")
     total = sum(map(len, texts))
     if total > characters:
         raise TokenizerFault(f"its {name} have {total} characters, at most {characters} are read")
@@ -134,7 +134,7 @@ def _check_texts(
 
 def _check_added(added: Any) -> None:
     if not isinstance(added, list) or not all(isinstance(token, dict) for token in added):
-        raise TokenizerFault("its added tokens are no list of objects")
+        raise TokenizerFault("its added tokens are not a list of objects")
     contents = [token.get("content") for token in added]
     _check_texts(contents, "added tokens", _MAX_ADDED, _MAX_ADDED_CHARACTERS)
 
@@ -164,7 +164,7 @@ def _check_steps(
 
 def _flat(step: Any, name: str, inner: str, depth: int) -> Iterator[Mapping[str, Any]]:
     if not isinstance(step, dict):
-        raise TokenizerFault(f"its {name} has a step that is no object")
+        raise TokenizerFault(f"its {name} has a step that is not an object")
     if step.get("type") != "Sequence":
         yield step
         return
@@ -177,7 +177,7 @@ def _flat(step: Any, name: str, inner: str, depth: int) -> Iterator[Mapping[str,
 
 def _check_content(content: Any, name: str) -> int:
     if not isinstance(content, str) or len(content) > _MAX_CONTENT:
-        raise TokenizerFault(f"its {name} is no text of at most {_MAX_CONTENT} characters")
+        raise TokenizerFault(f"its {name} is not a string of at most {_MAX_CONTENT} characters")
     return len(content)
 
 
@@ -210,10 +210,10 @@ def _pattern(step: Mapping[str, Any]) -> str | None:
     """The text that is looked for; None for a regular expression, which is checked."""
     pattern = step.get("pattern")
     if not isinstance(pattern, dict) or len(pattern) != 1:
-        raise TokenizerFault("a pattern of it is no object with one entry")
+        raise TokenizerFault("one of its patterns is not an object with one entry")
     ((kind, source),) = pattern.items()
     if kind not in ("Regex", "String") or not isinstance(source, str) or not source:
-        raise TokenizerFault("a pattern of it is no text")
+        raise TokenizerFault("one of its patterns is not a string")
     if kind == "String":
         _check_content(source, "pattern")
         return source
@@ -245,7 +245,7 @@ def _precompiled(step: Mapping[str, Any]) -> float:
     try:
         data = base64.b64decode(step.get("precompiled_charsmap") or "", validate=True)
     except (binascii.Error, TypeError, ValueError) as error:
-        raise TokenizerFault("its map of characters is no base64") from error
+        raise TokenizerFault("its map of characters is not base64") from error
     index = int.from_bytes(data[:4], "little")
     if len(data) > _MAX_MAP or (data and (index % 4 or index + 4 > len(data))):
         raise TokenizerFault("its map of characters is too long, or cut")
@@ -258,7 +258,7 @@ def _template(step: Mapping[str, Any]) -> float:
     """A template adds special tokens to a text, and has it once."""
     special = step.get("special_tokens") or {}
     if not isinstance(special, dict):
-        raise TokenizerFault("special tokens of its post_processor are no object")
+        raise TokenizerFault("special tokens of its post_processor are not an object")
     for name, pieces in step.items():
         if name in ("type", "special_tokens"):
             continue

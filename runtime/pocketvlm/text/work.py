@@ -129,7 +129,7 @@ def size_of(value: Any, most: int | None = None, *, as_text: bool = False) -> in
         elif isinstance(item, (Mapping, *_CONTAINERS)):
             units += ITEM * (1 + len(item))
         elif isinstance(item, Namespace) and as_text:
-            raise SecurityError("a namespace is no text")
+            raise SecurityError("a namespace is not a string")
         else:
             units += ITEM
             continue

@@ -158,7 +158,7 @@ class FeatureCache:
         )
 
     def _write(self, key: str, features: VisionFeatures) -> None:
-        """A full or read-only disk is no reason to refuse an answer."""
+        """A full or read-only disk is not a reason to refuse an answer."""
         if self._folder is None:
             return
         given = {

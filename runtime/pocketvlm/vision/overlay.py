@@ -69,7 +69,7 @@ def draw_budgets(
         question: what is asked about it, for a method that reads the prompt.
 
     Raises:
-        PocketVLMError: a picture or budget that is refused, or patches that are no grid.
+        PocketVLMError: a picture or budget that is refused, or patches that are not a grid.
     """
     manifest, layout = artifact.manifest, layout_among(open_layout(artifact), pictures)
     upright = open_medium(layout, picture)
@@ -136,13 +136,13 @@ def draw_kept(
         tokens: rows and columns of the patches of the whole picture.
 
     Raises:
-        PocketVLMError: they are no squares of the picture.
+        PocketVLMError: they are not squares of the picture.
     """
     height, width = picture.shape[:2]
     rows, columns = tokens.rows, tokens.columns
     if rows * width != columns * height:
         raise RequestError(
-            f"this artifact has no overlay, as its {tokens.tokens} patches are no grid over "
+            f"this artifact has no overlay, as its {tokens.tokens} patches are not a grid over "
             f"{width}x{height} pixels",
         )
     scale = math.ceil(_MIN_EDGE / max(height, width))
@@ -177,7 +177,7 @@ def _borders(kept: npt.NDArray[np.bool_], thickness: int) -> npt.NDArray[np.bool
                 moved = np.roll(kept, shift, axis=axis)
                 edge = slice(0, shift) if shift > 0 else slice(shift, None)
                 moved[(edge, slice(None)) if axis == 0 else (slice(None), edge)] = (
-                    True  # the frame is no border
+                    True  # the frame is not a border
                 )
                 inner &= moved
     return kept & ~inner

@@ -30,7 +30,7 @@ class KeptTile:
         whole: whether it shows all of a picture that others show parts of.
         kept: numbers of its patches, in raster order.
         patches: where these lie in the picture, the best first: a smaller budget keeps the first of
-            them; None where they are no grid over it.
+            them; None where they are not a grid over it.
     """
 
     grid: TokenGrid
@@ -99,7 +99,7 @@ def tile_places(layout: Layout[Any], width: int, height: int) -> tuple[Rectangle
 
     The layout cuts a picture whose colours say where each pixel came from, so that no layout needs
     to say it in another way too. Pixels have 8 bits: places are right to about a 500th of the
-    picture. None for a tile whose patches are no grid of squares. The latest sizes are kept.
+    picture. None for a tile whose patches are not a grid of squares. The latest sizes are kept.
     """
     key: Any = layout
     return _tile_places(key, width, height)

@@ -119,7 +119,7 @@ def fetch_library(library: Library, registry: str | None = None) -> Path:
     Raises:
         EngineError: the registry cannot be reached, or what it sends is not what the lock file
             pins.
-        RequestError: ``registry`` is no address, or a folder without the archive.
+        RequestError: ``registry`` is not an address, or a folder without the archive.
     """
     kept = cache_path("web") / library.folder
     if kept.is_dir():
@@ -201,5 +201,5 @@ def _unpacked(library: Library, data: bytes) -> Iterator[tuple[str, bytes]]:
             member = archive.getmember(f"package/{name}")
             stream = archive.extractfile(member) if member.size <= _MOST_FILE else None
             if not member.isfile() or stream is None:
-                raise EngineError(f"{name} of {library.name} is no file that can be taken")
+                raise EngineError(f"{name} of {library.name} is not a file that can be taken")
             yield PurePosixPath(name).name, stream.read()

@@ -101,7 +101,7 @@ def write_site(
 
     Raises:
         PocketVLMError: as `servable` and `fetch_library`; two artifacts of one name; a sample that
-            is no picture; ``output`` holds something else or cannot be written.
+            is not a picture; ``output`` holds something else or cannot be written.
     """
     target = real_path(output)
     chosen = {name: folder for folder in artifacts for name in [real_path(folder).name]}
@@ -178,7 +178,7 @@ def _check_samples(samples: Iterable[Path]) -> None:
     for path in samples:
         if path.suffix.lower() not in _SAMPLE_KINDS or not path.is_file():
             raise RequestError(
-                f"{path} is no picture that browsers show",
+                f"{path} is not a picture that browsers show",
                 expected=f"a file {', '.join(sorted(_SAMPLE_KINDS))}",
                 setting="sample",
             )

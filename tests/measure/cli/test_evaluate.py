@@ -134,7 +134,7 @@ def test_what_is_left_out_is_said(artifact_dir, data):
     )  # the broken line lies behind the last that is asked
     result = run(artifact_dir, data, "--broken", "skip", "--resume")
     assert result.exit_code == 0, result.output
-    assert "warning: 1 line left out of every case: line 7: is no JSON" in result.stderr
+    assert "warning: 1 line left out of every case: line 7: is not JSON" in result.stderr
 
 
 @pytest.mark.parametrize(

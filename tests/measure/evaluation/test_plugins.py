@@ -51,7 +51,7 @@ def test_a_metric_of_another_package(install):
     ("source", "line"),
     [
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
-        ("class Begins: pass", "it is no class derived from"),
+        ("class Begins: pass", "it is not a class derived from"),
         (GOOD.replace("def score", "def scored"), "it does not say its score"),
         (GOOD.replace('"begins"', '"ends"'), "it calls itself 'ends'"),
         (f"{GOOD}    figures = (1,)\n", "its figures have no names"),

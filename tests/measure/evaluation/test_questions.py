@@ -50,21 +50,21 @@ def test_lines_are_read(tmp_path):
 
 
 HOSTILE = [
-    (b"{", "no JSON"),
-    (b"\xff\xfe", "no JSON"),
-    (b"[1]", "no JSON object"),
-    (b"null", "no JSON object"),
-    (b"[" * 100_000, "no JSON"),
+    (b"{", "not JSON"),
+    (b"\xff\xfe", "not JSON"),
+    (b"[1]", "not a JSON object"),
+    (b"null", "not a JSON object"),
+    (b"[" * 100_000, "not JSON"),
     (json.dumps({**GOOD, "question": 3}).encode(), "no question"),
     (json.dumps({**GOOD, "question": " "}).encode(), "no question"),
     (json.dumps({**GOOD, "answers": []}).encode(), "no answers"),
-    (json.dumps({**GOOD, "answers": "red"}).encode(), "answers that are no list"),
-    (json.dumps({**GOOD, "answers": ["red", 3]}).encode(), "answers that are no list"),
-    (json.dumps({**GOOD, "image": {"path": "x"}}).encode(), "image that are no list"),
-    (json.dumps({**GOOD, "image": [1]}).encode(), "image that are no list"),
-    (json.dumps({**GOOD, "tags": {"a": 1}}).encode(), "tags that are no list"),
+    (json.dumps({**GOOD, "answers": "red"}).encode(), "'answers' that is not a list"),
+    (json.dumps({**GOOD, "answers": ["red", 3]}).encode(), "'answers' that is not a list"),
+    (json.dumps({**GOOD, "image": {"path": "x"}}).encode(), "'image' that is not a list"),
+    (json.dumps({**GOOD, "image": [1]}).encode(), "'image' that is not a list"),
+    (json.dumps({**GOOD, "tags": {"a": 1}}).encode(), "'tags' that is not a list"),
     (json.dumps({**GOOD, "id": [1]}).encode(), "an id"),
-    (b"\0" * 50, "no JSON"),
+    (b"\0" * 50, "not JSON"),
 ]
 
 

@@ -156,11 +156,11 @@ def test_answers_to_other_questions_or_conditions_are_not_taken(asked, write_set
 @pytest.mark.parametrize(
     ("number", "line", "reason"),
     [
-        (1, b'{"format": "x"}\n', "is no file of answers"),
+        (1, b'{"format": "x"}\n', "is not a file of answers"),
         (3, b"half a li\n", "line 3 is damaged"),
         (3, b"[]\n", "line 3 is damaged"),
-        (3, b'{"line": 1}\n', "line 3 is no answer"),
-        (3, b'{"line": "1", "budget": 3}\n', "line 3 is no answer"),
+        (3, b'{"line": 1}\n', "line 3 is not a valid answer"),
+        (3, b'{"line": "1", "budget": 3}\n', "line 3 is not a valid answer"),
     ],
 )
 def test_a_file_that_is_no_answers_is_refused(asked, write_set, tmp_path, number, line, reason):
@@ -248,7 +248,7 @@ def test_a_broken_line_or_picture_ends_the_run_or_is_left_out_of_every_case(
         ),  # beyond the context with 12
     ]
     data = read_questions(write_set(4, extra=extra))
-    with pytest.raises(PocketVLMError, match=r"set.jsonl line 6: is no JSON .*: correct the line"):
+    with pytest.raises(PocketVLMError, match=r"set.jsonl line 6: is not JSON .*: correct the line"):
         evaluate(data, asked, EXACT, tmp_path / "a.jsonl", Inline())
     evaluation = evaluate(data, asked, EXACT, tmp_path / "b.jsonl", Inline(), on_broken="skip")
     assert [q.line for q in evaluation.questions] == [1, 2, 3, 4]

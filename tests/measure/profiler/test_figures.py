@@ -207,7 +207,7 @@ def test_files_that_cannot_be_compared(tmp_path):
     hostile += [json.dumps(row()).replace("100000000", "NaN"), json.dumps(row(samples_ns=[True]))]
     for text in hostile:
         (tmp_path / "bad").write_text(json.dumps(row()) + "\n" + text)
-        with pytest.raises(PocketVLMError, match="bad line 2 is no row of a profile"):
+        with pytest.raises(PocketVLMError, match="bad line 2 is not a row of a profile"):
             compare(good, tmp_path / "bad")
     (tmp_path / "bad").write_text("")
     with pytest.raises(PocketVLMError, match="is empty"):

@@ -73,9 +73,9 @@ def test_limits_that_nothing_keeps_end_with_one_and_name_the_nearest(tune):
 @pytest.mark.parametrize(
     ("option", "value", "reason"),
     [
-        ("--time", "0s", "is no time"),
-        ("--time", "ten", "is no time"),
-        ("--time", "", "is no time"),
+        ("--time", "0s", "is not a time"),
+        ("--time", "ten", "is not a time"),
+        ("--time", "", "is not a time"),
         ("--error", "0", "--error"),
         ("--max-loss", "101", "--max-loss"),
     ],

@@ -171,7 +171,7 @@ def test_pictures_within_the_set_are_timed_as_noise_of_their_size(opened, write_
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ('{"question": "what?"}', "has no answers"),
         ('{"image": "gone.png", "question": "what?", "answers": ["red"]}', "gone.png"),
     ],
@@ -207,7 +207,7 @@ def test_damaged_times_are_refused_by_their_line(opened, write_set, tmp_path, li
         pass
     with times_beside(tmp_path / "a.jsonl").open("a") as file:
         file.write(f"{line}\n")
-    with pytest.raises(PocketVLMError, match=r"a.times.jsonl line 2 is no time"):  # noqa: SIM117
+    with pytest.raises(PocketVLMError, match=r"a.times.jsonl line 2 is not a valid time"):  # noqa: SIM117
         with opened(data, resume=True):
             pass
 

@@ -77,19 +77,19 @@ def refused(path, reason):
 @pytest.mark.parametrize(
     ("setting", "value", "reason"),
     [
-        ("block_count", 0, "block_count is no usable count"),
+        ("block_count", 0, "block_count is not a usable count"),
         ("block_count", 513, "513 layers"),
         ("attention__head_count", 3, "3 heads share 2 KV heads"),
-        ("attention__head_count_kv", 0, "head_count_kv is no usable count"),
+        ("attention__head_count_kv", 0, "head_count_kv is not a usable count"),
         ("attention__value_length", 4, "keys and values differ"),
         ("rope__dimension_count", 7, "7 of 8 dimensions are rotated"),
         ("rope__dimension_count", 6, "6 of 8 dimensions are rotated"),
-        ("rope__freq_base", float("nan"), "freq_base is no usable number"),
-        ("attention__layer_norm_rms_epsilon", -1.0, "epsilon is no usable number"),
-        ("attention__layer_norm_rms_epsilon", 1, "epsilon is no usable number"),
+        ("rope__freq_base", float("nan"), "freq_base is not a usable number"),
+        ("attention__layer_norm_rms_epsilon", -1.0, "epsilon is not a usable number"),
+        ("attention__layer_norm_rms_epsilon", 1, "epsilon is not a usable number"),
         ("rope__scaling__type", "sideways", "rope.scaling.type is not one of"),
         ("context_length", None, "context_length is missing"),
-        ("context_length", 4_000_001, "context_length is no usable count"),
+        ("context_length", 4_000_001, "context_length is not a usable count"),
         ("vocab_size", VOCAB + 1, f"a vocabulary of {VOCAB}"),
         ("expert_count", 8, "expert_count is not one that exports write"),
         ("pooling_type", 99, "pooling_type is not one that exports write"),
@@ -148,7 +148,10 @@ def test_further_features_are_counted(tmp_path):
     assert read_header(tmp_path / "a.gguf").hidden == 40  # which its heads need not make
     write_gguf(tmp_path / "a.gguf", architecture="qwen3vl", n_deepstack_layers=None)
     assert read_header(tmp_path / "a.gguf").extras == 0
-    for count, reason in ((2, "n_deepstack_layers are 2 of 2 layers"), (1.0, "no usable count")):
+    for count, reason in (
+        (2, "n_deepstack_layers are 2 of 2 layers"),
+        (1.0, "is not a usable count"),
+    ):
         write_gguf(tmp_path / "a.gguf", architecture="qwen3vl", n_deepstack_layers=count)
         refused(tmp_path / "a.gguf", reason)
 
@@ -232,7 +235,7 @@ def test_lists_of_a_vocabulary_of_another_type_are_refused(path, name, kind, val
     if name == "merges" and value == (8, []):
         assert read_header(path).vocab == VOCAB
     else:
-        refused(path, "no sound GGUF file")
+        refused(path, "is not a sound GGUF file")
 
 
 def test_texts_are_counted_over_all_lists(path, monkeypatch):

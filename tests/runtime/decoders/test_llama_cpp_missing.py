@@ -60,7 +60,7 @@ def test_a_damaged_gguf_file_is_refused_before_llama_cpp_is_looked_for(artifact_
     data["decoder"]["default_precisions"] |= {"llama.cpp": "f16"}
     write_manifest(artifact_dir, data)
     assert VLM.load(artifact_dir).decoder == "onnx fp32"
-    with pytest.raises(PocketVLMError, match=r"decoder-f16\.gguf is no sound GGUF file"):
+    with pytest.raises(PocketVLMError, match=r"decoder-f16\.gguf is not a sound GGUF file"):
         VLM.load(artifact_dir, decoder="llama.cpp")
     with pytest.raises(PocketVLMError, match="no precision 'q8_0': expected one of f16"):
         VLM.load(artifact_dir, decoder="llama.cpp", decoder_precision="q8_0")

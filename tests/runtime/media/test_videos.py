@@ -106,8 +106,8 @@ def test_what_is_no_clip_is_refused(tmp_path, mp4):
     assert "pipe, socket or device, not a file" in refused("/dev/zero")
     assert "is empty" in refused(empty)
     assert "is empty" in refused(b"")
-    assert "no video that this can read" in refused(junk)
-    assert "no video that this can read" in refused(picture)
+    assert "is not a video that this can read" in refused(junk)
+    assert "is not a video that this can read" in refused(picture)
     assert "a clip is of type int: expected a path" in refused(7)
 
 
@@ -264,7 +264,7 @@ def test_limits_are_kept(clip, mp4):
 def test_a_list_of_other_files_opens_none_of_them(tmp_path, clip, text):
     path = tmp_path / "list.mp4"
     path.write_text(text.format(clip))
-    assert "no video that this can read" in refused(path)
+    assert "is not a video that this can read" in refused(path)
 
 
 def test_without_pyav_one_line_says_what_to_install(clip):

@@ -1,4 +1,4 @@
-"""Folders whose names are no UTF-8, which the bindings of engines do not take, answer as others."""
+"""Folders whose names are not UTF-8, which engines' bindings do not take, answer as others."""
 
 import os
 import shutil

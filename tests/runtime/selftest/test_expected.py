@@ -62,7 +62,7 @@ HOSTILE = {
     "another output": lambda data: batch(data)["samples"].update(
         x=batch(data)["samples"]["kept_scores"]
     ),
-    "an index that is no patch's": put(("vision", 0, "batches", 0, "kept_indices", 0, -1), 16),
+    "an index that is not a patch's": put(("vision", 0, "batches", 0, "kept_indices", 0, -1), 16),
     "a negative index": put(("vision", 0, "batches", 0, "kept_indices", 0, 0), -1),
     "a huge index": put(("vision", 0, "batches", 0, "kept_indices", 0, 0), 1 << 70),
     "indices that do not rise": lambda data: batch(data)["kept_indices"][0].reverse(),
@@ -73,7 +73,7 @@ HOSTILE = {
     "a feature that is not there": put(("vision", 0, "batches", 0, "columns", 0), 8),
     "a bound above one": put((*BOUNDS, "cosine"), 1.5),
     "a bound below zero": put((*BOUNDS, "difference"), -0.1),
-    "a bound that is no number": put((*BOUNDS, "kept_overlap"), float("nan")),
+    "a bound that is not a number": put((*BOUNDS, "kept_overlap"), float("nan")),
     "no bounds of a precision": put(("vision", 0, "bounds"), {}),
     "no bounds of a decoder": put(("decoder", "bounds"), []),
     "a budget is missing": lambda data: data["vision"].pop(),

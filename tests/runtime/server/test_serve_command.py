@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +21,6 @@ from support.serving import PATH, asked, data_uri, image_part, text_part
 from support.tiny_artifact import write_artifact
 
 OPTIONS = ("--port", "0", "--threads", "1")
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -93,25 +91,6 @@ def test_a_client_that_hangs_up_in_the_middle_leaves_no_answer_running(server):
         while client.get("/health").json()["running"]:
             assert time.monotonic() < end
             time.sleep(0.02)
-
-
-@pytest.mark.skipif(not shutil.which("curl"), reason="no curl")
-def test_the_commands_of_the_page(server):
-    text = (ROOT / "docs" / "serve.md").read_text()
-    commands = re.findall(r"```sh\n(curl .*?)```", text, re.DOTALL)
-    assert len(commands) == 3
-    for command in commands:
-        command = command.replace("http://127.0.0.1:8080/", server.address)
-        command = command.replace('"demo-vlm"', '"tiny"').replace('"budget": 36', '"budget": 3')
-        done = subprocess.run(
-            ["bash", "-ec", command],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            check=True,
-        )
-        assert '"error"' not in done.stdout, command + done.stdout
-        assert done.stdout, command
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -116,7 +116,7 @@ def test_tokenizers_of_published_kinds_stream_what_they_decode(name, data):
 
 @pytest.mark.parametrize("name", sorted(DECODERS))
 def test_words_come_at_once(name):
-    """Nothing is held back that is certain: a decoder that gives all at the end is no stream."""
+    """Nothing is held back that is certain: a decoder that gives all at the end is not a stream."""
     tokenizer = TOKENIZERS[name]
     detokenizer = Detokenizer(tokenizer)
     pieces = [detokenizer.push(i) for i in ids_of("the", "circle", "the", "circle", "the")]

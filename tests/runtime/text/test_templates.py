@@ -1,5 +1,5 @@
 """Chat templates: what published ones use renders as in transformers; what never ends, reaches out
-or is no program is refused in one line."""
+or is not a program is refused in one line."""
 
 import json
 import threading

@@ -94,7 +94,7 @@ def test_a_file_is_safetensors_with_a_checksum_of_its_tensors(tmp_path):
     assert path.name == f"{SOURCE.name}-a.features.safetensors"
     with safe_open(path, "np") as file:
         assert set(file.keys()) == {"image_features", "kept_indices", "kept_scores"}
-        for name in file.keys():  # noqa: SIM118 - it is no mapping
+        for name in file.keys():  # noqa: SIM118 - it is not a mapping
             np.testing.assert_array_equal(file.get_tensor(name), getattr(expected, name))
         parts = (expected.image_features, expected.kept_indices, expected.kept_scores)
         content = b"".join(part.tobytes() for part in parts)
@@ -131,7 +131,7 @@ def hostile_files(whole):
         "a header of 2^40 bytes": struct.pack("<Q", 1 << 40) + whole[8:],
         "a header longer than the file": struct.pack("<Q", len(whole)) + whole[8:],
         "a header of 0 bytes": struct.pack("<Q", 0) + whole[8:],
-        "a header that is no JSON": packed(b"{" * length, data),
+        "a header that is not JSON": packed(b"{" * length, data),
         "a header of other JSON": packed(b"[]" + b" " * (length - 2), data),
         "a header beyond what is read": packed({**header, "__metadata__": {"x": "y" * 5000}}, data),
         "overlapping offsets": changed(
@@ -338,7 +338,7 @@ def with_weights_apart(root, **options):
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             values = onnx.numpy_helper.to_array(tensor).tobytes()
-            tensor.raw_data = values  # so that it is no list
+            tensor.raw_data = values  # so that it is not a list
             tensor.ClearField("float_data")
             set_external_data(tensor, "vision_encoder.onnx_data", len(data), len(values))
             tensor.ClearField("raw_data")

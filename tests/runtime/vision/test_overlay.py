@@ -42,5 +42,5 @@ def test_the_grid_follows_the_proportions(size, patches, grid):
 
 def test_what_is_no_grid_is_refused():
     picture, kept = np.zeros((336, 336, 3), np.uint8), np.array([0])
-    with pytest.raises(PocketVLMError, match="145 patches are no grid over 336x336"):
+    with pytest.raises(PocketVLMError, match="145 patches are not a grid over 336x336"):
         draw_kept(picture, kept, np.ones(1, np.float32), grid_of(336, 336, 145))

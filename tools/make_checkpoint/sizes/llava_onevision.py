@@ -5,7 +5,8 @@ from make_checkpoint.hub import HubPreset
 from make_checkpoint.presets import CALM
 from make_checkpoint.sizes.tiny import TINY_TEXT
 
-# A tile's edge is no multiple of a patch's, and its rows of tokens are odd in number, as published.
+# As published, a tile's edge is not a multiple of a patch's, and its rows of tokens are odd in
+# number.
 _TINY_ONEVISION = HubPreset(
     "llava_onevision",
     {

@@ -123,7 +123,7 @@ class Ranking:
         those that should be.
 
         The largest relative distance from the cut of a patch that one side alone kept; 0 where both
-        kept the same, infinite where a number is no patch's.
+        kept the same, infinite where a number is not a patch's.
         """
         theirs = self.kept(len(kept))
         exchanged = np.setxor1d(kept, theirs)

@@ -28,7 +28,7 @@ def _problem(name: str, loaded: Any) -> str | None:
     from pocketvlm_measure.evaluation.metrics.base import Metric
 
     if not isinstance(loaded, type) or not issubclass(loaded, Metric):
-        return "it is no class derived from pocketvlm_measure.evaluation.metrics.base.Metric"
+        return "it is not a class derived from pocketvlm_measure.evaluation.metrics.base.Metric"
     if missing := sorted(getattr(loaded, "__abstractmethods__", ())):
         return f"it does not say its {missing[0]}"
     if getattr(loaded, "name", None) != name:

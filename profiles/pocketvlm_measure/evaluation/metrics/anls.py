@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pocketvlm_measure.evaluation.metrics.base import MeanMetric
 
-_THRESHOLD = 0.5  # what is less alike is no misspelling but another answer
+_THRESHOLD = 0.5  # what is less alike is not a misspelling but another answer
 
 
 class Anls(MeanMetric):

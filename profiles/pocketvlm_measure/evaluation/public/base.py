@@ -79,7 +79,7 @@ class Benchmark:
                 lines.append(json.dumps({**vars(row), "image": str(picture)}, ensure_ascii=False))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise RequestError(
-                f"these are no files of {self.name} ({type(error).__name__}: {error})",
+                f"these are not files of {self.name} ({type(error).__name__}: {error})",
                 expected=expected,
             ) from error
         if not lines:
@@ -120,5 +120,5 @@ def text(entry: Mapping[str, Any], key: str) -> str:
     """A required text of an entry; raises KeyError or TypeError."""
     value = entry[key]
     if not isinstance(value, str):
-        raise TypeError(f"{key} is no text")
+        raise TypeError(f"{key} is not a string")
     return value

@@ -9,7 +9,7 @@ private struct Figure {
     let bound: Double
     let isLeast: Bool
 
-    /// A figure that is no number fails.
+    /// A figure that is not a number fails.
     var isSound: Bool { isLeast ? value >= bound : value <= bound }
 
     var words: String {

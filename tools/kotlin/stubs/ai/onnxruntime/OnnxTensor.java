@@ -5,7 +5,7 @@ import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
 import java.nio.LongBuffer;
 
-/** Float32 and int64 tensors, which are copied as the real ones copy what is no direct buffer. */
+/** Float32 and int64 tensors, which are copied as the real ones copy what is not a direct buffer. */
 public class OnnxTensor extends OnnxTensorLike {
   private final long[] shape;
   private final boolean isFloat;

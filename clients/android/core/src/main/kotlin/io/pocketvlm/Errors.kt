@@ -5,7 +5,7 @@ package io.pocketvlm
  * A refusal or a failure, in one line for people.
  *
  * @property reason what is wrong.
- * @property expected what would be right; null where that is no help.
+ * @property expected what would be right; null where that does not help.
  * @property advice what to do about it; null where nothing is known.
  */
 open class PocketVlmException(

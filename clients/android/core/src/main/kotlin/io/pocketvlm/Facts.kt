@@ -129,7 +129,7 @@ class Facts private constructor(val folder: File, internal val data: Json) {
         internal fun parsed(file: File): Json {
             if (!file.isFile || file.length() > MAX_BYTES) {
                 throw ArtifactException(
-                    "$file is no file of an artifact",
+                    "$file is not a file of an artifact",
                     advice = "give the folder that `pocketvlm export` has written",
                 )
             }

@@ -14,13 +14,13 @@ class Json private constructor(private val value: Any?, private val path: String
 
     /** A member of an object; null where it is missing or null. */
     fun find(name: String): Json? {
-        val member = (value as? Map<*, *> ?: throw wrong("$path is no object"))[name]
+        val member = (value as? Map<*, *> ?: throw wrong("$path is not an object"))[name]
         return if (member == null) null else Json(member, "$path.$name")
     }
 
     /** The members of an object, in order. */
     fun members(): Map<String, Json> {
-        val members = value as? Map<*, *> ?: throw wrong("$path is no object")
+        val members = value as? Map<*, *> ?: throw wrong("$path is not an object")
         return members.entries.associate { (name, each) ->
             name.toString() to Json(each, "$path.$name")
         }
@@ -28,18 +28,18 @@ class Json private constructor(private val value: Any?, private val path: String
 
     /** The items of a list. */
     fun items(): List<Json> {
-        val items = value as? List<*> ?: throw wrong("$path is no list")
+        val items = value as? List<*> ?: throw wrong("$path is not a list")
         return items.mapIndexed { number, each -> Json(each, "$path[$number]") }
     }
 
     /** A text. */
-    fun text(): String = value as? String ?: throw wrong("$path is no text")
+    fun text(): String = value as? String ?: throw wrong("$path is not a string")
 
     /** True or false. */
     fun flag(): Boolean = value as? Boolean ?: throw wrong("$path is neither true nor false")
 
     /** A whole number. */
-    fun long(): Long = value as? Long ?: throw wrong("$path is no whole number")
+    fun long(): Long = value as? Long ?: throw wrong("$path is not a whole number")
 
     /** A whole number of 32 bits. */
     fun int(): Int {
@@ -49,7 +49,7 @@ class Json private constructor(private val value: Any?, private val path: String
     }
 
     /** A number. */
-    fun double(): Double = (value as? Number ?: throw wrong("$path is no number")).toDouble()
+    fun double(): Double = (value as? Number ?: throw wrong("$path is not a number")).toDouble()
 
     /** A list of token ids or the like. */
     fun longs(): LongArray = items().map { it.long() }.toLongArray()

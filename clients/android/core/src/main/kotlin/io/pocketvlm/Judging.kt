@@ -14,7 +14,7 @@ internal class Figure(
     private val bound: Double,
     private val atLeast: Boolean = true,
 ) {
-    /** Not so of what is no number. */
+    /** Not so of what is not a number. */
     val passed get() = if (atLeast) value >= bound else value <= bound
 
     override fun toString() =

@@ -90,7 +90,7 @@ private fun repeated(token: Long, count: Int) = LongArray(count) { token }
 
 private fun Json.idsOf(name: String) = find(name)?.longs() ?: LongArray(0)
 
-/** Rows and columns of square patches; one row where they are no such grid. */
+/** Rows and columns of square patches; one row where they are not such a grid. */
 private fun gridOf(layout: Json): TokenGrid {
     val (height, width) = layout["tile_size"].longs().map { it.toInt() }
     val patches = layout["patches"].int()

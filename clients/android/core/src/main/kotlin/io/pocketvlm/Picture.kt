@@ -14,7 +14,7 @@ data class Area(val x: Double, val y: Double, val width: Double, val height: Dou
 class Picture(val width: Int, val height: Int, val rgb: ByteArray) {
     init {
         if (width < 1 || height < 1 || rgb.size.toLong() != 3L * width * height) {
-            throw PictureException("${rgb.size} samples are no picture of $width x $height")
+            throw PictureException("${rgb.size} samples are not a picture of $width x $height")
         }
     }
 
@@ -68,7 +68,7 @@ class Picture(val width: Int, val height: Int, val rgb: ByteArray) {
         /** Pixels of a bitmap, not multiplied by their alpha, as a picture on white. */
         fun fromArgb(argb: IntArray, width: Int, height: Int): Picture {
             if (argb.size.toLong() != width.toLong() * height) {
-                throw PictureException("${argb.size} pixels are no picture of $width x $height")
+                throw PictureException("${argb.size} pixels are not a picture of $width x $height")
             }
             val rgb = ByteArray(3 * argb.size)
             for (i in argb.indices) {

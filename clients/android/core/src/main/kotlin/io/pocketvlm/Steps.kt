@@ -1,7 +1,7 @@
 // Knows how a picture or tile becomes numbers: pad, resize, crop, normalise.
 package io.pocketvlm
 
-private const val MAX_EDGE = 16_384 // a resize target beyond this is no vision model's
+private const val MAX_EDGE = 16_384 // a resize target beyond this is not a vision model's
 
 /**
  * A prepared tile.

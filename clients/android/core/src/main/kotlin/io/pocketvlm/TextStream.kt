@@ -1,7 +1,7 @@
 // Knows how tokens become text one by one, in whole characters.
 package io.pocketvlm
 
-private const val UNKNOWN = '\ufffd' // what stands for bytes that are no character yet
+private const val UNKNOWN = '\ufffd' // what stands for bytes that are not a character yet
 
 /** Gives out the text of an answer as far as later tokens cannot change it. */
 internal class TextStream(private val tokenizer: Tokenizer, private val onText: (String) -> Unit) {

@@ -55,7 +55,7 @@ internal class Vision(
         val inside = kept.all { it in 0 until tokens }
         if (!whole || !inside || features.any { !it.isFinite() }) {
             throw EngineException(
-                "the vision graph gave what is no selection of $tokens tokens",
+                "the vision graph did not give a selection of $tokens tokens",
                 advice = "files of two artifacts are mixed, or this device computes wrongly",
             )
         }

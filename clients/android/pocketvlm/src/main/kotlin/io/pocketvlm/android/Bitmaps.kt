@@ -45,7 +45,7 @@ object Bitmaps {
             // Samples as they are in the file: multiplied by alpha they could not be told again.
             options.inPremultiplied = false
             val bitmap = open().use { BitmapFactory.decodeStream(it, null, options) }
-                ?: throw PictureException("this is no picture that Android can read")
+                ?: throw PictureException("this is not a picture that Android can read")
             val orientation = open().use {
                 ExifInterface(it).getAttributeInt(ExifInterface.TAG_ORIENTATION, 1)
             }

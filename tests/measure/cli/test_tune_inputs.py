@@ -127,7 +127,7 @@ def test_agreement_is_measured_and_all_is_written(run, artifact_dir, asked, tmp_
     printed = json.loads(result.stdout)
     assert printed["figure"] == "agreement with the baseline"  # of 12 tokens, of 16
     page = (tmp_path / "r.html").read_text().lower()
-    assert page.count("accuracy") == page.count("no accuracy") > 0
+    assert page.count("accuracy") == page.count("not accuracy") > 0
     (other,) = printed["candidates"]
     assert other["budget"] == 6
     chosen = printed["chosen"]["budget"]

@@ -185,10 +185,10 @@ def test_what_is_no_public_file_is_refused(public, tmp_path):
 
     assert "there is no picture" in refusal("gqa", *files["gqa"], "--images", tmp_path)
     assert "expected v2_OpenEnded" in refusal("vqav2", *files["gqa"], "--images", images)
-    assert "no files of vqav2 (KeyError" in refusal(
+    assert "not files of vqav2 (KeyError" in refusal(
         "vqav2", *files["gqa"], *files["gqa"], "--images", images
     )
-    assert "no files of gqa" in refusal("gqa", files["vqav2"][0], "--images", images)
+    assert "not files of gqa" in refusal("gqa", files["vqav2"][0], "--images", images)
     (tmp_path / "bad.json").write_text("{")
     assert "bad.json cannot be read as JSON" in refusal(
         "gqa", tmp_path / "bad.json", "--images", images

@@ -52,7 +52,7 @@ def test_every_question_is_asked_about_every_picture(folder, write):
     assert (pairs.sampled, pairs.ignored) == (False, 1)
     assert "every pair" in pairs.note
     assert FIGURE in pairs.note
-    assert "no accuracy" in pairs.note
+    assert "not accuracy" in pairs.note
 
 
 @pytest.mark.parametrize("limit", range(1, 13))

@@ -48,7 +48,15 @@ def main(
             for method in METHODS
             if not _ran(build, name, method, questions, rows)
         ]
-        by_key = {key: row for key, row in rows.by_key.items() if key[3] < questions}
+        order = checkpoints()
+        by_key = {
+            key: row
+            for key, row in sorted(
+                rows.by_key.items(),
+                key=lambda item: (order.index(item[0][0]), METHODS.index(item[0][1])),
+            )
+            if key[3] < questions
+        }
     summaries = figures(by_key)
     for name, text in sections(by_key).items():
         click.echo(f"{text}\n")

@@ -276,7 +276,7 @@ def without_marks(folder):
         (in_config(downsample_ratio=2.0), "downsample_ratio 2.0 do not make whole"),
         (in_config(vision_config={"image_size": [63, 63]}), "do not make whole"),
         (in_config(vision_config={"image_size": [56, 112]}), "do not make whole"),
-        (in_config(text_config={"model_type": "gpt2"}), "gpt2, which is not supported"),
+        (in_config(text_config={"model_type": "gpt2"}), "'gpt2', which is not supported"),
         (in_pictures(image_processor_type="CLIPImageProcessor"), "CLIPImageProcessor"),
         (in_pictures(size={"height": 84, "width": 84}), "makes tiles of"),
         (in_pictures(do_resize=False), "do_resize"),

@@ -1,7 +1,7 @@
 """An interrupt ends an export at whatever moment it arrives, whatever becomes of the exception."""
 
 import ctypes
-import shutil
+import os
 import signal
 import threading
 import time
@@ -239,13 +239,13 @@ def test_between_two_renames_it_waits(stages, tmp_path, monkeypatch, there):
 
 
 def test_removing_what_was_built_is_not_cut_short(tmp_path, monkeypatch):
-    rmtree = shutil.rmtree
+    unlink = os.unlink
 
     def interrupted(*arguments, **options):
         signal.raise_signal(signal.SIGINT)
-        rmtree(*arguments, **options)
+        unlink(*arguments, **options)
 
-    monkeypatch.setattr("shutil.rmtree", interrupted)
+    monkeypatch.setattr("os.unlink", interrupted)
     with ends(signal.SIGINT), interrupts.heeded(), folders.staged(tmp_path / "artifact") as made:
         (made / "half").touch()
     assert list(tmp_path.iterdir()) == []

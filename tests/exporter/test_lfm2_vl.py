@@ -377,7 +377,7 @@ def test_every_method_keeps_what_its_oracle_keeps(checkpoint, method):
         ({"vision_config": {"model_type": "siglip_vision_model"}}, "not supported"),
         ({"vision_config": {"num_patches": 15}}, "a square number of positions"),
         ({"vision_feature_layer": -2}, "-1, the only one that transformers reads"),
-        ({"text_config": {"model_type": "lfm2_moe"}}, "the decoder is a lfm2_moe"),
+        ({"text_config": {"model_type": "lfm2_moe"}}, "'lfm2_moe', which is not supported"),
         ({"text_config": {"conv_L_cache": 0}}, "conv_L_cache"),
         ({"text_config": {"layer_types": ["conv"] * 4}}, "no layer of the decoder attends"),
     ],

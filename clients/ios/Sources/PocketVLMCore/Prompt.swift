@@ -117,7 +117,7 @@ struct Prompter: Sendable {
         return facts.pieces.trims ? text.trimmingCharacters(in: .whitespacesAndNewlines) : text
     }
 
-    /// An answer of the model, as templates take it; an image token spelt out in it is not a picture.
+    /// An answer of the model, as templates take it; a spelt out image token is no picture.
     private func reply(_ text: String) -> String {
         var answer = text
         while answer.contains(facts.tokenizer.imageToken) {

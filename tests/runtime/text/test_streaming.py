@@ -21,7 +21,7 @@ def pieces_of(tokenizer, ids):
 
 
 @settings(max_examples=300)
-@given(st.text(max_size=30))
+@given(st.text(max_size=30).filter(lambda text: "<" not in text))  # else it may be a special token
 def test_whole_texts_come_out_whole(text):
     pieces, whole = pieces_of(TOKENIZER, TOKENIZER.encode(text, add_special_tokens=False).ids)
     assert "".join(pieces) == whole == text

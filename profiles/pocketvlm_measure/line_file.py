@@ -168,11 +168,11 @@ class LineFile(ABC):
                 advice=self.elsewhere,
                 setting=self.setting,
             )
-        for name, value in self.head.items():
-            if first.get(name) != value:
+        for name in {**self.head, **first}:  # one that only the file states is another, too
+            if first.get(name) != self.head.get(name):
                 raise RequestError(
                     f"{self.path} was {self.made} with {name} {first.get(name)}",
-                    expected=f"{value}, as of this run",
+                    expected=f"{self.head.get(name)}, as of this run",
                     advice=self.elsewhere,
                     setting=self.setting,
                 )

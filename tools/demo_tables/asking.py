@@ -12,7 +12,9 @@ from pocketvlm_measure.evaluation.plan import Subject, subjects
 THREADS = 1  # the demo is too small to gain from more
 
 
-def cases_of(folder: Path, workers: int, budgets: Sequence[int]) -> list[Subject]:
+def cases_of(
+    folder: Path, workers: int, budgets: Sequence[int], *, shares_prefill: bool = False
+) -> list[Subject]:
     """Every decoder and precision that the artifact has, at these budgets."""
     artifact = Artifact.open(folder)
     cases = sweep(
@@ -23,4 +25,4 @@ def cases_of(folder: Path, workers: int, budgets: Sequence[int]) -> list[Subject
         vision_precisions=(ALL,),
         threads=(THREADS,),
     )
-    return subjects(folder, artifact, cases, workers)
+    return subjects(folder, artifact, cases, workers, shares_prefill=shares_prefill)

@@ -141,7 +141,7 @@ def measure(
         if setting not in refused:
             folder = bench.folder_of(setting)
             settings[str(folder.resolve())] = setting
-            subjects += cases_of(folder, workers, budgets=budgets)
+            subjects += cases_of(folder, workers, budgets=budgets, shares_prefill=True)
     if not subjects:
         return []
     evaluation = evaluate(

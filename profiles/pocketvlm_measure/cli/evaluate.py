@@ -69,6 +69,11 @@ _STDOUT = "-"
 @guide_options
 @question_options
 @click.option(
+    "--share-prefill",
+    is_flag=True,
+    help="Prefill a picture once for all questions about it; TTFT is then of the first one alone.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(1),
     default=1,
@@ -128,6 +133,7 @@ def evaluate(
     limit: int | None,
     max_new_tokens: int,
     broken: OnBroken,
+    share_prefill: bool,
     workers: int,
     engine: str,
     answers: Path | None,
@@ -189,7 +195,8 @@ def evaluate(
         chosen=chosen,
     )
     print_choice(chosen)
-    asked = subjects(directory, artifact, cases, workers, guide_of(guide, confidence))
+    by = guide_of(guide, confidence)
+    asked = subjects(directory, artifact, cases, workers, by, shares_prefill=share_prefill)
     other = against(baseline, asked, workers)
     try:
         evaluation = run(

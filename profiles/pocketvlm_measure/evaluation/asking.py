@@ -1,5 +1,5 @@
 """Knows how the questions about a picture are answered: it is encoded once for all of them and all
-budgets."""
+budgets, and prefilled once a budget where prefills are shared."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pocketvlm import Sampling
+from pocketvlm import Limits, Sampling, SequenceLimits
 from pocketvlm.answer import GuidedAnswer
 from pocketvlm.artifact import Artifact, is_nested
 from pocketvlm.decoders import open_decoder
@@ -34,7 +34,8 @@ class Reply:
         tokens: how many were generated.
         visual_tokens: those of its pictures and clips that the decoder read.
         ttft_ms: milliseconds to the first token, with encoding the pictures, which later questions
-            about them do not repeat; without loading.
+            about them do not repeat; without loading. None where an earlier question shared its
+            prefill.
         error: why there is no answer, as one line; None where there is one.
         media: `fingerprint` of what it was about; None where that is in the set itself.
         answered_by: ``"guide"`` or ``"model"`` where there is a guide; else None.
@@ -45,7 +46,7 @@ class Reply:
     text: str = ""
     tokens: int = 0
     visual_tokens: int = 0
-    ttft_ms: float = 0.0
+    ttft_ms: float | None = 0.0
     error: str | None = None
     media: str | None = None
     answered_by: str | None = None
@@ -69,7 +70,8 @@ class Asker:
             case.ensure_trusted(whole)
         budgets = [case.budget for case in subject.cases]
         self._layouts = open_layouts(artifact)
-        vlms = _opened(artifact, first, budgets)
+        self._shares_prefill = subject.shares_prefill
+        vlms = _opened(artifact, first, budgets, shares_prefill=subject.shares_prefill)
         self._vlms: Mapping[int, VLM | Guided] = vlms
         if subject.guide is not None:
             self._vlms = _guided(vlms, subject.guide, first, budgets)
@@ -90,9 +92,14 @@ class Asker:
             )
             return
         encode_ms: dict[tuple[str, int], float] = {}
-        for question, left in asked:
-            for budget in left:
+        # A budget after the other, so that the sequence before has the same visual tokens.
+        for budget in dict.fromkeys(budget for _, left in asked for budget in left):
+            prefilled = False
+            for question in (question for question, left in asked if budget in left):
                 reply = self._answer(question, opened, budget, task.max_new_tokens, encode_ms)
+                if prefilled and self._shares_prefill:
+                    reply = dataclasses.replace(reply, ttft_ms=None)
+                prefilled = prefilled or reply.error is None
                 yield dataclasses.replace(reply, media=media)
 
     def _answer(
@@ -137,9 +144,13 @@ class Asker:
         )
 
 
-def _opened(artifact: Artifact, case: Case, budgets: Sequence[int]) -> dict[int, VLM]:
+def _opened(
+    artifact: Artifact, case: Case, budgets: Sequence[int], *, shares_prefill: bool = False
+) -> dict[int, VLM]:
     """An artifact in a case's engine and precisions, by the budget of the vision graph: one where
     the method is nested."""
+    # Fixed runs: no answer depends on which question came first.
+    limits = Limits(sequences=SequenceLimits(fixed_runs=True)) if shares_prefill else None
     decoder = open_decoder(
         artifact,
         engine=case.decoder,
@@ -153,7 +164,15 @@ def _opened(artifact: Artifact, case: Case, budgets: Sequence[int]) -> dict[int,
             artifact, budget=budget, precision=precision, settings=settings
         )
         beside = open_beside(artifact, budget=budget, precision=precision, settings=settings)
-        vlms[budget] = VLM(artifact, encoder, decoder, keep_features=True, beside=beside)
+        vlms[budget] = VLM(
+            artifact,
+            encoder,
+            decoder,
+            limits=limits,
+            keep_features=True,
+            keep_sequences=shares_prefill,
+            beside=beside,
+        )
     return vlms
 
 

@@ -70,5 +70,11 @@ def against(baseline: str | None, asked: Sequence[Subject], workers: int) -> Aga
         )
     cases = [case for subject in asked for case in subject.cases]
     pairs = baseline_cases(artifact.manifest, cases)
-    others = subjects(artifact.root, artifact, dict.fromkeys(pairs.values()), workers)
+    others = subjects(
+        artifact.root,
+        artifact,
+        dict.fromkeys(pairs.values()),
+        workers,
+        shares_prefill=asked[0].shares_prefill,
+    )
     return Against(None, artifact.manifest.content_id, pairs, others)

@@ -19,8 +19,8 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "text": str,
     "tokens": int,
     "visual_tokens": int,
-    "ttft_ms": (int, float),
 }
+_TTFT = "ttft_ms"  # of an answer that shared its prefill there is none
 
 
 class Journal(LineFile):
@@ -65,6 +65,7 @@ class Journal(LineFile):
         caps = [row.get(name, self.head.get(name)) for name in _CAPS]
         if not (
             all(isinstance(row.get(name), kind) for name, kind in _TYPES.items())
+            and isinstance(row.get(_TTFT), int | float | None)
             and all(isinstance(row.get(name), str) for name in ("artifact", *_CASE[3:]))
             and all(cap is None or isinstance(cap, int) for cap in caps)
         ):
@@ -74,6 +75,7 @@ class Journal(LineFile):
         by = row.get("answered_by")
         reply = Reply(
             **{name: row[name] for name in _TYPES},
+            ttft_ms=row.get(_TTFT),
             media=media and str(media),
             answered_by=by and str(by),
         )

@@ -45,6 +45,8 @@ class Subject:
         content_id: what tells it from every other, see `Manifest.content_id`.
         cases: `Case`s of one family under the same caps on pictures, the most visual tokens first.
         guide: who answers first; None for nobody.
+        shares_prefill: whether questions about a picture continue from one prefill of it, see
+            `pocketvlm.SequenceLimits.fixed_runs`.
     """
 
     folder: str
@@ -52,6 +54,7 @@ class Subject:
     content_id: str
     cases: tuple[Case, ...]
     guide: GuideOf | None = None
+    shares_prefill: bool = False
 
     @property
     def name(self) -> str:
@@ -102,6 +105,8 @@ def subjects(
     cases: Iterable[Case],
     workers: int = 1,
     guide: GuideOf | None = None,
+    *,
+    shares_prefill: bool = False,
 ) -> list[Subject]:
     """The cases by family and caps; several workers share the cores where no number of threads is
     given."""
@@ -113,7 +118,9 @@ def subjects(
         by_family.setdefault(alike, []).append(dataclasses.replace(case, threads=threads))
     manifest, name = artifact.manifest, str(folder.resolve())
     return [
-        Subject(name, manifest.artifact_id, manifest.content_id, tuple(family), guide)
+        Subject(
+            name, manifest.artifact_id, manifest.content_id, tuple(family), guide, shares_prefill
+        )
         for family in by_family.values()
     ]
 

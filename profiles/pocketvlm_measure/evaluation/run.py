@@ -86,7 +86,8 @@ def evaluate(
         raise refusal(data, min(broken, key=lambda item: item.line))
     refused: dict[int, Broken] = {}
     # All subjects read pictures and clips alike.
-    head = conditions(data, subjects[0].cases[0], max_new_tokens)
+    first = subjects[0]
+    head = conditions(data, first.cases[0], max_new_tokens, shares_prefill=first.shares_prefill)
     with Journal(answers, head, resume=resume) as journal:
         check_same(data, questions, journal)
         for item in _ask(journal, subjects, questions, engine, max_new_tokens):
@@ -139,10 +140,13 @@ def answer_all(journal: Journal, engine: Engine, tasks: Iterable[Task]) -> Itera
         yield replies
 
 
-def conditions(data: QuestionSet, case: Case, max_new_tokens: int) -> dict[str, Any]:
+def conditions(
+    data: QuestionSet, case: Case, max_new_tokens: int, *, shares_prefill: bool = False
+) -> dict[str, Any]:
     """What answers depend on beside artifact, budget, engine and precisions; of a set that cases
     with the caps of ``case`` are asked."""
-    return {
+    shared = {"shares_prefill": True} if shares_prefill else {}
+    return shared | {
         "data_sha256": data.sha256,
         "max_new_tokens": max_new_tokens,
         "max_pixels": case.max_pixels,

@@ -40,7 +40,7 @@ class Score:
         tags: of the questions of each tag, with how many they are.
         baseline: what it is compared with, and the difference; None for the baseline itself.
         ttft_ms: to the first token, as if each question were the first about its picture or
-            clip.
+            clip; of the first ones alone where prefills are shared.
         answered_by: of the questions that the guide answered, and of those that the model did, as
             ``tags``; empty where there is no guide.
     """
@@ -137,7 +137,7 @@ def summarise(
             figures(ours, pictures),
             {tag: (len(rows), figures(ours[rows], pictures[rows])) for tag, rows in by_tag.items()},
             compared,
-            Spread([reply.ttft_ms for reply in answered.replies]),
+            Spread(_first_tokens(answered) or [np.nan]),
             {who: (len(rows), figures(ours[rows], pictures[rows])) for who, rows in by.items()},
         )
 
@@ -189,7 +189,10 @@ def _result(score: Score) -> dict[str, Any]:
         "baseline": None
         if score.baseline is None
         else _names(score.baseline[0]) | _difference(score.baseline[1]),
-        "ttft_ms": {"median": score.ttft_ms.median, "p95": score.ttft_ms.p95},
+        "ttft_ms": {
+            "median": _or_none(score.ttft_ms.median),
+            "p95": _or_none(score.ttft_ms.p95),
+        },
         **_by_whom(score),
     }
 
@@ -222,11 +225,18 @@ def _difference(difference: Difference) -> dict[str, Any]:
 
 
 def _estimate(figure: Estimate) -> dict[str, float | None]:
+    return {name: _or_none(value) for name, value in dataclasses.asdict(figure).items()}
+
+
+def _or_none(value: float) -> float | None:
     """As JSON, which has no NaN."""
-    return {
-        name: None if np.isnan(value) else value
-        for name, value in dataclasses.asdict(figure).items()
-    }
+    return None if np.isnan(value) else value
+
+
+def _first_tokens(answered: Answered) -> list[float]:
+    """Times of all replies that have one: none has, if every question that others shared the
+    prefill of was left out."""
+    return [reply.ttft_ms for reply in answered.replies if reply.ttft_ms is not None]
 
 
 def _family(evaluation: Evaluation, answered: Answered) -> list[Answered]:

@@ -71,6 +71,66 @@ def test_a_picture_is_encoded_once_for_all_questions_and_budgets(
     assert encoded == [1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_shared_prefill_changes_no_answer_and_is_of_the_first_question(
+    nested, write_set, tmp_path, monkeypatch
+):
+    folder = tmp_path / "artifact"
+    write_artifact(folder, budgets=(6, 12), nested=nested)
+    artifact = Artifact.open(folder)
+    cases = sweep(artifact.manifest, budgets=[12, 6], threads=[1])
+    answers, generate = [], VLM.generate
+
+    def kept(self, *args, **options):
+        answers.append(generate(self, *args, **options))
+        return answers[-1]
+
+    monkeypatch.setattr(VLM, "generate", kept)
+    data = read_questions(write_set(8))
+    evaluations = [
+        evaluate(
+            data,
+            subjects(folder, artifact, cases, shares_prefill=shares),
+            EXACT,
+            tmp_path / f"{shares}.jsonl",
+            Inline(),
+            max_new_tokens=5,
+        )
+        for shares in (False, True)
+    ]
+    assert texts(evaluations[0]) == texts(evaluations[1])
+    alone, shared = ([one.prompt_tokens["cached"] for one in part] for part in halves(answers))
+    assert set(alone) == {0}
+    # Two questions about each picture: the second continues behind the picture's tokens.
+    firsts, seconds = shared[0::2], shared[1::2]
+    budgets = [one.visual_tokens["after"] for one in answers[len(alone) :]][1::2]
+    assert all(
+        cached > visual and before < visual
+        for before, cached, visual in zip(firsts, seconds, budgets, strict=True)
+    )
+    for answered in evaluations[1].answered:
+        assert [reply.ttft_ms is None for reply in answered.replies] == [False, True] * 4
+    assert all(score.ttft_ms.median > 0 for score in summarise(evaluations[1]).scores)
+
+
+def test_answers_of_a_shared_prefill_are_a_run_of_their_own(
+    artifact_dir, asked, write_set, tmp_path
+):
+    data, path = read_questions(write_set()), tmp_path / "a.jsonl"
+    artifact = Artifact.open(artifact_dir)
+    sharing = subjects(artifact_dir, artifact, asked[0].cases, shares_prefill=True)
+    evaluate(data, sharing, EXACT, path, Inline())
+    again = evaluate(data, sharing, EXACT, path, Inline(), resume=True)
+    (answered, *_) = again.answered  # read back, those without a time too
+    assert [reply.ttft_ms is None for reply in answered.replies] == [False, True] * 3
+    with pytest.raises(PocketVLMError, match="shares_prefill"):
+        evaluate(data, asked, EXACT, path, Inline(), resume=True)
+
+
+def halves(items):
+    return items[: len(items) // 2], items[len(items) // 2 :]
+
+
 def test_a_method_that_is_not_nested_answers_from_the_graph_of_each_budget(write_set, tmp_path):
     write_artifact(tmp_path / "artifact", budgets=(6, 12), nested=False)
     artifact = Artifact.open(tmp_path / "artifact")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from frontier import __main__ as program
-from frontier import accuracy, grid, points
+from frontier import accuracy, beside, grid, points
 from frontier.accuracy import Accuracy
 from frontier.models import Models
 from frontier.plot import COLOURS, draw
@@ -366,9 +366,53 @@ def test_another_checkpoint_on_questions_of_its_own(
     assert "no questions of the test split" in str(refused.exception)
 
 
+def test_two_checkpoints_beside_each_other(tmp_path):
+    def written(name, tokens, accuracy):
+        whole = points.Point("none", "No pruning", "", tokens, tokens, estimate(0.8), None)
+        staged = points.Point("x", "A", "tower 2:72:even", tokens // 4, tokens, estimate(0.1), 0.5)
+        some = [
+            points.Point(method, method, "", budget, tokens, estimate(value), None)
+            for method, values in accuracy.items()
+            for budget, value in zip((tokens // 2, tokens // 4), values, strict=True)
+        ]
+        points.save(tmp_path / name, [whole, staged, *some], {})
+        return str(tmp_path / name)
+
+    demo = {"A": (0.8, 0.4), "B": (0.72, 0.6), "C": (0.7, 0.5), "Alone": (0.1, 0.1)}
+    files = [
+        written("demo.json", 144, demo),
+        written("other.json", 256, {"A": (0.6, 0.2), "B": (0.56, 0.4), "C": (0.4, 0.1)}),
+    ]
+    page = tmp_path / "page.md"
+    page.write_text("<!-- beside -->\n<!-- /beside -->\n")
+    options = [*files, "--names", "demo", "other", "--page", str(page)]
+    result = CliRunner().invoke(beside.main, options, catch_exceptions=False)
+    assert result.output.splitlines() == [
+        "| method | demo, 50 % | other, 50 % | demo, 25 % | other, 25 % |",
+        "|---|---|---|---|---|",
+        "| B | 90.0 | 70.0 | 75.0 | 50.0 |",
+        "| C | 87.5 | 50.0 | 62.5 | 12.5 |",
+        "| A | 100.0 | 75.0 | 50.0 | 25.0 |",
+        "",
+        # Ranks at 25 %: B C A and B A C; 1 - 6 * 2 / (3 * 8).
+        "Spearman's rank correlation of the 3 methods between the two: 1.00 at 50 %, 0.50 at 25 % "
+        "of the tokens.",
+    ]
+    assert result.output.strip() in page.read_text()
+
+
 def test_parts_and_methods_that_are_asked_for(made_up, tmp_path):
     counts = ["--questions", "3", "--training", "2", "--build", str(tmp_path / "build")]
-    arguments = ["--only", "uniform", "--no-stages", "--parts", "accuracy", "--budgets", "36,7"]
+    arguments = [
+        "--only",
+        "uniform",
+        "--stages",
+        "none",
+        "--parts",
+        "accuracy",
+        "--budgets",
+        "36,7",
+    ]
     result = CliRunner().invoke(program.main, [*counts, *arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert "| 92.2 [90.2, 94.2] | 80.7 [78.7, 82.7] |" in result.output

@@ -11,7 +11,7 @@ first, everything then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,13 +31,18 @@ from pocketvlm_measure.evaluation.questions import QuestionSet
 
 _PATH = click.Path(path_type=Path)
 _PARTS = ("accuracy", "graphs", "time")
+_STAGES = ("tower", "decoder")
+_NONE = "none"
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
-def _part(name: str) -> str:
-    if name not in _PARTS:
-        raise ValueError(name)
-    return name
+def _one_of(*names: str) -> Callable[[str], str]:
+    def checked(name: str) -> str:
+        if name not in names:
+            raise ValueError(name)
+        return name
+
+    return checked
 
 
 @click.command(help=__doc__)
@@ -50,7 +55,13 @@ def _part(name: str) -> str:
 @click.option("--training", default=300, show_default=True, help="Those that stages are chosen by.")
 @click.option("--budgets", type=NUMBERS, help="Visual tokens; by default 50, 25, 10 and 5 %.")
 @click.option("--only", type=NAMES, default=(), help="Methods; all by default.")
-@click.option("--stages/--no-stages", default=True, show_default=True, help="Inside the graphs.")
+@click.option(
+    "--stages",
+    type=Comma("stages", _one_of(*_STAGES, _NONE)),
+    default=_STAGES,
+    show_default=True,
+    help="Where stages are tried, or none.",
+)
 @click.option(
     "--sizes",
     type=NUMBERS,
@@ -62,7 +73,9 @@ def _part(name: str) -> str:
 @click.option("--repeat", default=5, show_default=True, help="Turns that count.")
 @click.option("--threads", default=2, show_default=True, help="Threads of each engine.")
 @click.option("--allow-busy", is_flag=True, help="Take times although something else runs.")
-@click.option("--parts", type=Comma("parts", _part), default=_PARTS, help="Of the three.")
+@click.option(
+    "--parts", type=Comma("parts", _one_of(*_PARTS)), default=_PARTS, help="Of the three."
+)
 @click.option("--page", type=_PATH, help="Write the table between this file's markers.")
 @click.option("--section", default="frontier", show_default=True, help="Which markers.")
 @click.option("--figures", type=_PATH, help="Write the points as JSON.")
@@ -77,7 +90,7 @@ def main(
     training: int,
     budgets: tuple[int, ...] | None,
     only: tuple[str, ...],
-    stages: bool,
+    stages: tuple[str, ...],
     sizes: tuple[int, ...] | None,
     workers: int,
     preset: str,
@@ -99,10 +112,10 @@ def main(
     sizes = tuple(filter(None, grid.sizes_of(here) if sizes is None else sizes))
     data = bench.questions("test", questions)
     chosen = []
-    if stages:
+    if stages != (_NONE,):
         choosing = bench.questions("train", training)
         training = len(choosing.questions)
-        chosen = _choose(bench, default, choosing, budgets, workers, here)
+        chosen = _choose(bench, default, choosing, budgets, workers, here, stages)
     for one in chosen:
         click.echo(
             f"{one.setting.stages}: {100 * one.accuracy:.1f} % of the training split's questions, "
@@ -154,22 +167,23 @@ def _choose(
     budgets: tuple[int, ...],
     workers: int,
     here: Dimensions,
+    where: Sequence[str],
 ) -> list[grid.Tried]:
     """Stages by the training split: for the tower, of the default method, the best of each way to
     choose rows, the best of all first; for the decoder those that none beats."""
     chosen: list[list[grid.Tried]] = []
-    for candidates, asked in (
-        (grid.tower_candidates(method, here), budgets),
-        (grid.decoder_candidates(here), (here.tokens,)),
+    for part, candidates, asked in (
+        ("tower", grid.tower_candidates(method, here), budgets),
+        ("decoder", grid.decoder_candidates(here), (here.tokens,)),
     ):
-        allowed = {one: one.allowed(asked) for one in candidates}
+        allowed = {one: one.allowed(asked) for one in candidates if part in where}
         if not allowed:
             chosen.append([])
             continue
         accuracy.export_all(bench, list(allowed.items()), workers)
         # All are compared at the budgets that each can have.
         common = sorted(set(asked).intersection(*allowed.values()), reverse=True)
-        results = accuracy.measure(bench, data, [(one, common) for one in candidates], workers)
+        results = accuracy.measure(bench, data, [(one, common) for one in allowed], workers)
         chosen.append(grid.tried(accuracy.means(results, common), here))
     return [*grid.best_of_each(chosen[0]), *grid.undominated(chosen[1])]
 

@@ -27,10 +27,11 @@ from train_reference.curve import draw, read_points, table
 from train_reference.features import Encoded, encode
 from train_reference.scenes import IMAGE_SIZE, question_set
 from train_reference.things import SPLITS, Catalogue, load_catalogues
-from train_reference.training import CURVE, FULL, load_trained, train_all
+from train_reference.training import CURVE, FULL, Trained, train_all
 
 _PATH = click.Path(path_type=Path)
 HELD_OUT = 256  # pictures of the validation split
+ADAPTERS = Path(__file__).with_name("adapters.safetensors")  # of the run that docs/evidence.md has
 CARD = """---
 license: apache-2.0
 pipeline_tag: image-text-to-text
@@ -99,23 +100,33 @@ def train(run: Recipe, scenes: int) -> None:
 
 
 @main.command()
-@click.option("-o", "--output", type=_PATH, required=True, help="The checkpoint's folder.")
+@click.option("--adapters", type=_PATH, default=ADAPTERS, help="The file.  [default: the recipe's]")
 @click.option("--page", type=_PATH, help="Write the learning curve between this file's markers.")
 @click.option("--plot", type=_PATH, help="Draw it, as SVG.")
 @click.pass_obj
-def publish(run: Recipe, output: Path, page: Path | None, plot: Path | None) -> None:
-    """Write the checkpoint of the last stage that has begun, and the learning curve so far."""
-    tower, (language, tokenizer), _ = _parts(run.work, pictures=False)
-    model = join(tower, language, tokenizer, run.seed)
-    stage, step = load_trained(FULL, model, run.work / "stages")
-    write_checkpoint(model, tokenizer, output, CARD)
+def save(run: Recipe, adapters: Path, page: Path | None, plot: Path | None) -> None:
+    """Write what the last stage that has begun trained, and the learning curve so far."""
+    trained = Trained.last(FULL, run.work / "stages")
+    trained.write(adapters)
     points = read_points(run.work / "stages" / CURVE)
-    text = f"After step {step} of stage `{stage}`:\n\n{table(points)}"
+    text = f"After step {trained.step} of stage `{trained.stage}`:\n\n{table(points)}"
     click.echo(text)
     if page:
         replace_section(page, "learning-curve", text)
     if plot:
         replace_file(plot, draw(points))
+
+
+@main.command()
+@click.option("-o", "--output", type=_PATH, required=True, help="The checkpoint's folder.")
+@click.option("--adapters", type=_PATH, default=ADAPTERS, help="The file.  [default: the recipe's]")
+@click.pass_obj
+def publish(run: Recipe, output: Path, adapters: Path) -> None:
+    """Write the checkpoint: pretrained parts with what `save` wrote. Nothing is trained."""
+    tower, (language, tokenizer), _ = _parts(run.work, pictures=False)
+    model = join(tower, language, tokenizer, run.seed)
+    Trained.read(adapters).put_into(model)
+    write_checkpoint(model, tokenizer, output, CARD)
 
 
 @main.command()

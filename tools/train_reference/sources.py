@@ -6,7 +6,8 @@ checksums.
 - npm's emoji-datasource-google: Noto Emoji 2.048, 64 pixels, Apache-2.0; the package is MIT.
 - PyPI's scikit-image: photographs, each with its own licence, see `PHOTOGRAPHS`.
 
-Nothing of them is passed on: pictures stay in the cache, weights are not part of the repository.
+Nothing of them is passed on: pictures stay in the cache. The repository has what was trained on
+them, a projector and adapters of 6 MB.
 """
 
 from __future__ import annotations

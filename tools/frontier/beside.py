@@ -9,15 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from scipy.stats import spearmanr
 
 from frontier import points
+from frontier.plot import COLOURS
 from page_section import replace_section
+from pocketvlm.files import replace_file
+from pocketvlm_measure.reports.plots import to_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 _PATH = click.Path(path_type=Path)
+DRAWN = (  # one of each kind: two dozen lines would be a tangle
+    "SCOPE",
+    "DivPrune",
+    "VisionZip",
+    "FasterVLM",
+    "Received attention",
+    "Evenly spaced",
+)
 # (method, share of tokens in per cent) -> part of the accuracy.
 Kept = Mapping[tuple[str, int], float]
 
@@ -27,10 +42,20 @@ Kept = Mapping[tuple[str, int], float]
 @click.option("--names", nargs=2, default=("first", "second"), help="Of the two, for people.")
 @click.option("--page", type=_PATH, help="Write the table between this file's markers.")
 @click.option("--section", default="beside", show_default=True, help="Which markers.")
-def main(files: tuple[Path, Path], names: tuple[str, str], page: Path | None, section: str) -> None:
+@click.option("--plot", type=_PATH, help="Draw some of the methods, as SVG.")
+def main(
+    files: tuple[Path, Path],
+    names: tuple[str, str],
+    page: Path | None,
+    section: str,
+    plot: Path | None,
+) -> None:
     """Print, and write where asked."""
-    text = beside([kept(points.load(path)) for path in files], names)
+    both = [kept(points.load(path)) for path in files]
+    text = beside(both, names)
     click.echo(text)
+    if plot:
+        replace_file(plot, draw(both, names))
     if page:
         replace_section(page, section, text)
 
@@ -73,6 +98,35 @@ def beside(both: Sequence[Kept], names: Sequence[str]) -> str:
         f"{', '.join(agreed)} of the tokens.",
     ]
     return "\n".join(lines)
+
+
+def draw(both: Sequence[Kept], names: Sequence[str]) -> bytes:
+    """An SVG file: accuracy kept against the share of tokens, the first model dashed."""
+
+    def paint(axes: Axes) -> None:
+        for method, colour in zip(DRAWN, COLOURS, strict=False):
+            for one, name, dashes in zip(both, names, ("--", "-"), strict=True):
+                shares = sorted(share for drawn, share in one if drawn == method)
+                if shares:
+                    axes.plot(
+                        shares,
+                        [100 * one[method, share] for share in shares],
+                        dashes,
+                        color=colour,
+                        marker="o",
+                        markersize=3.5,
+                        linewidth=1.2,
+                        label=f"{method}, {name}",
+                    )
+        axes.set_xscale("log")
+        axes.set_xticks(every := sorted({share for _, share in both[0]}), map(str, every))
+        axes.minorticks_off()
+        axes.set_xlabel("visual tokens kept, %")
+        axes.set_ylabel("of the unpruned model's exact match, %")
+        axes.grid(alpha=0.25)
+        axes.legend(ncols=2, frameon=False, fontsize=7)
+
+    return to_svg(paint, height=4.4)
 
 
 if __name__ == "__main__":

@@ -70,14 +70,15 @@ def sizes_of(model: Dimensions) -> tuple[int, ...]:
 
 
 def tower_candidates(method: Setting, model: Dimensions = WRITTEN) -> list[Setting]:
-    """The method with every plan for the tower."""
-    return [
+    """The method with every plan for the tower that saves enough, see `MOST_WORK`."""
+    candidates = [
         replace(
             method, tower=tuple(replace(Stage.parse(part), by=by) for part in plan.split())
         ).scaled(WRITTEN, model)
         for by in TOWER_STAGES
         for plan in TOWER_PLANS
     ]
+    return [one for one in candidates if work(one.tower, model.tower, model.tokens) <= MOST_WORK]
 
 
 def decoder_candidates(model: Dimensions = WRITTEN) -> list[Setting]:
@@ -109,12 +110,10 @@ def tried(accuracy: Mapping[Setting, float], model: Dimensions) -> list[Tried]:
 
 
 def best_of_each(results: Sequence[Tried]) -> list[Tried]:
-    """Of each way to choose rows the most accurate plan that saves enough, see `MOST_WORK`; the
-    most accurate first."""
+    """Of each way to choose rows the most accurate plan; the most accurate first."""
     best: dict[str, Tried] = {}
     for result in sorted(results, key=lambda one: (-one.accuracy, one.work)):
-        if result.work <= MOST_WORK:
-            best.setdefault(result.setting.tower[0].by, result)
+        best.setdefault(result.setting.tower[0].by, result)
     return list(best.values())
 
 

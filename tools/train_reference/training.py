@@ -44,8 +44,8 @@ class Plan:
 # that where whole: some 70 minutes. The learning rate of `pooled` is still high at its end.
 FULL = Plan(
     Stage("words", 800, 64, 2e-3, 800, report_every=100),
-    Stage("pooled", 640, 8, 8e-4, 1000, ((100, 1), (250, 2)), report_every=80, save_every=10),
-    Stage("whole", 160, 8, 4e-4, 160, report_every=40, save_every=5),
+    Stage("pooled", 520, 8, 8e-4, 1000, ((100, 1), (250, 2)), report_every=80, save_every=10),
+    Stage("whole", 112, 8, 4e-4, 112, report_every=28, save_every=5),
 )
 
 

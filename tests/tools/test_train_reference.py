@@ -6,6 +6,7 @@ import json
 import xml.etree.ElementTree as ET
 from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,14 +26,17 @@ from transformers import (
 pytest.importorskip("peft")
 
 from make_checkpoint.text import train_bpe
+from pocketvlm.artifact import Artifact
 from pocketvlm.media.pictures import open_picture
+from pocketvlm_export.pruning import find_pruner
 from pocketvlm_measure.evaluation.media import source_of
 from pocketvlm_measure.evaluation.questions import read_questions
 from reference_vlm.__main__ import join, processor_of, write_checkpoint
+from support.tiny_artifact import write_artifact
 from train_demo.data import Packer
 from train_demo.scenes import PLACES
 from train_demo.training import Stage
-from train_reference import features, training
+from train_reference import coverage, features, training
 from train_reference.__main__ import write_questions
 from train_reference.curve import draw, read_points, table
 from train_reference.features import encode, pixel_values, scenes_of
@@ -254,6 +258,38 @@ def test_features_are_the_towers_and_go_on_after_a_stop(tower, catalogue, tmp_pa
         parts = encode(tower, LAYER, catalogue, "train", count, tmp_path / "parts")
     assert drawn[4:] == whole.scenes[2:]
     np.testing.assert_allclose(parts.features, whole.features, atol=1e-2)
+
+
+def test_things_that_keep_a_patch(catalogue, tmp_path, monkeypatch):
+    (scene,) = [one for one in scenes_of(catalogue, "test", 30) if len(one.things) == 2][:1]
+    inside = [
+        16 * ((thing.top + thing.edge // 2) // 14) + (thing.left + thing.edge // 2) // 14
+        for thing in scene.things
+    ]
+    (corner,) = [
+        patch
+        for patch in (0, 15, 240, 255)
+        if all(max(abs(patch // 16 - at // 16), abs(patch % 16 - at % 16)) > 4 for at in inside)
+    ][:1]
+    kept = {4: [*inside, corner], 2: [inside[1], corner], 1: [corner]}
+    monkeypatch.setattr(
+        coverage, "draw_budgets", lambda *_: {k: (None, of) for k, of in kept.items()}
+    )
+    monkeypatch.setattr(coverage, "open_encoders", lambda *_: {})
+    pruning = SimpleNamespace(method="uniform", tokens_before=256)
+    artifact = SimpleNamespace(manifest=SimpleNamespace(pruning=pruning))
+    shares = coverage.kept_things(artifact, [(scene, None)], [4, 2, 1])
+    assert shares == {4: 1.0, 2: 0.5, 1: 0.0}
+    lines = coverage.table({"A": shares, "B": {4: 1.0, 2: 1.0, 1: 0.25}}, 16).splitlines()
+    assert lines == [
+        "| method | 25% (4) | 12% (2) | 6% (1) |",
+        "|---|---|---|---|",
+        "| B | 100.0 | 100.0 | 25.0 |",
+        "| A | 100.0 | 50.0 | 0.0 |",
+    ]
+    write_artifact(tmp_path / "one")
+    (method,) = coverage.plain_methods(tmp_path)
+    assert method == find_pruner(Artifact.open(tmp_path / "one").manifest.pruning.method).title
 
 
 def test_pooling_averages_squares(encoded):

@@ -18,14 +18,17 @@ from transformers import Dinov2Model, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from demo_questions.__main__ import question_row, write_rows
 from page_section import replace_section
+from pocketvlm.cli.lists import NUMBERS
 from pocketvlm.files import replace_file
 from reference_vlm.__main__ import join, processor_of, write_checkpoint
 from reference_vlm.language import load_language
 from reference_vlm.parts import LANGUAGE, TOWER, fetch
 from reference_vlm.tower import load_tower
+from train_reference.coverage import kept_things, plain_methods
+from train_reference.coverage import table as coverage_table
 from train_reference.curve import draw, read_points, table
-from train_reference.features import Encoded, encode
-from train_reference.scenes import IMAGE_SIZE, question_set
+from train_reference.features import Encoded, encode, scenes_of
+from train_reference.scenes import IMAGE_SIZE, question_set, render
 from train_reference.things import SPLITS, Catalogue, load_catalogues
 from train_reference.training import CURVE, FULL, Trained, train_all
 
@@ -139,6 +142,27 @@ def questions(run: Recipe, out: Path, split: str, count: int, per_picture: int) 
     """Write a set for `pocketvlm evaluate` and the frontier: OUT/questions.jsonl, PNG files."""
     catalogue = load_catalogues(run.work / "parts")[split]
     click.echo(write_questions(catalogue, out, split, count, per_picture))
+
+
+@main.command()
+@click.argument("artifacts", type=_PATH)
+@click.option("--budgets", type=NUMBERS, default=(128, 64, 26, 13), help="Visual tokens.")
+@click.option("--pictures", default=200, show_default=True, help="Of the test split.")
+@click.option("--page", type=_PATH, help="Write the table between this file's markers.")
+@click.pass_obj
+def coverage(
+    run: Recipe, artifacts: Path, budgets: tuple[int, ...], pictures: int, page: Path | None
+) -> None:
+    """Count the pasted things of which artifacts in the folders of ARTIFACTS keep a patch."""
+    catalogue = load_catalogues(run.work / "parts")["test"]
+    asked = [(scene, render(scene, catalogue)) for scene in scenes_of(catalogue, "test", pictures)]
+    methods = plain_methods(artifacts)
+    shares = {title: kept_things(one, asked, budgets) for title, one in methods.items()}
+    tokens = next(iter(methods.values())).manifest.pruning.tokens_before
+    text = coverage_table(shares, tokens)
+    click.echo(text)
+    if page:
+        replace_section(page, "coverage", text)
 
 
 def write_questions(

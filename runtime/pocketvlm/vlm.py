@@ -3,7 +3,6 @@ front door."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections import Counter
@@ -13,26 +12,25 @@ from typing import Self
 from pocketvlm.answer import Answer
 from pocketvlm.answering import Answerer, Request, ms_since
 from pocketvlm.artifact import Artifact, Check
-from pocketvlm.artifact.integrity import graph_digest
 from pocketvlm.artifact.replaced import of_one_folder
 from pocketvlm.chat import Chat
 from pocketvlm.decoders import choose_decoder, open_decoder
 from pocketvlm.decoders.base import Decoder
 from pocketvlm.decoders.late import LateDecoder
 from pocketvlm.decoders.sampling import GREEDY, Sampling, check_sampling, checkpoint_sampling
-from pocketvlm.errors import ArtifactError
 from pocketvlm.files import user_path
 from pocketvlm.layouts import Medium, open_layouts
 from pocketvlm.limits import Limits
 from pocketvlm.media.pictures import Picture
 from pocketvlm.media.videos import Video
-from pocketvlm.ort.settings import CPU_PROVIDER, DEFAULT_SETTINGS, EngineSettings
+from pocketvlm.ort.settings import DEFAULT_SETTINGS, EngineSettings
 from pocketvlm.selftest import ensure_trusted
 from pocketvlm.text.messages import Message
 from pocketvlm.text.prompts import Prompter
 from pocketvlm.text.streaming import Stream
 from pocketvlm.vision.encoder import VisionEncoder, open_beside
-from pocketvlm.vision.feature_cache import FeatureCache, FeatureSource
+from pocketvlm.vision.feature_cache import FeatureCache
+from pocketvlm.vision.feature_source import feature_source
 from pocketvlm.vision.viewer import Viewer
 
 
@@ -96,7 +94,7 @@ class VLM:
         folder = None if feature_cache is None else user_path(feature_cache)
 
         def view(part: Artifact, graph: VisionEncoder, others: Sequence[Viewer] = ()) -> Viewer:
-            source = _feature_source(part, graph, kept=folder is not None)
+            source = feature_source(part, graph, kept=folder is not None)
             cache = FeatureCache(source, limits.features, folder)
             return Viewer(part, graph, limits, cache, others)
 
@@ -377,37 +375,3 @@ class VLM:
         need until then.
         """
         self.parts.close(with_decoder=self._owns_decoder)
-
-
-def _feature_source(artifact: Artifact, encoder: VisionEncoder, *, kept: bool) -> FeatureSource:
-    """What makes the features; where they are ``kept`` in a folder, others' lie beside them."""
-    manifest = artifact.manifest
-    name = manifest.artifact_id
-    if kept:
-        graph = manifest.vision.graphs[encoder.budget][encoder.precision]
-        try:
-            name = graph_digest(artifact.root, graph, manifest.files)
-        except OSError as error:
-            raise ArtifactError(
-                f"{artifact.root / graph} cannot be read ({error.strerror})",
-                advice="copy or export it again",
-            ) from error
-    computed = "" if encoder.provider == CPU_PROVIDER else f"-{_device(encoder)}"
-    # Where the prompt decides what is kept, features of all tokens are: whatever the budget.
-    every = manifest.pruning.tokens_before if encoder.reads_prompt else None
-    made = "all" if every else f"k{encoder.budget}"
-    return FeatureSource(
-        f"{name[:32]}-{made}-{encoder.precision}{computed}",
-        every or encoder.budget,
-        manifest.decoder.hidden,
-        encoder.nested and not every,
-        manifest.vision.extras,
-    )
-
-
-def _device(encoder: VisionEncoder) -> str:
-    """What computes features, by provider and options: two devices of one provider differ."""
-    options = sorted((name, str(value)) for name, value in encoder.provider_options.items())
-    if not options:
-        return encoder.provider
-    return f"{encoder.provider}-{hashlib.sha256(repr(options).encode()).hexdigest()[:8]}"

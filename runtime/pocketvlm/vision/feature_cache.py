@@ -11,7 +11,6 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import safetensors.numpy
 from pocketvlm.errors import RequestError, library_errors
 from pocketvlm.files import private_folder, remove_abandoned, replace_private
 from pocketvlm.limits import FeatureLimits
+from pocketvlm.vision.feature_source import FeatureSource
 from pocketvlm.vision.features import VisionFeatures
 
 _log = logging.getLogger(__name__)
@@ -30,26 +30,6 @@ _SUFFIX = ".features.safetensors"
 _DIGEST = "sha256"  # its key in the metadata
 _EXTRA = "extras."  # before the name of a further output
 _MAX_HEADER = 4096  # bytes; three tensors and their checksum take about 400, an extra one 130
-
-
-@dataclass(frozen=True)
-class FeatureSource:
-    """The graph that makes the features, and their shape: a cache never mixes those of two graphs.
-
-    Attributes:
-        name: the content of the vision graph, its precision and budget, as part of a file name;
-            not what an artifact states of itself, which any other could state too.
-        tokens: k, the tokens of a tile at most.
-        hidden: the width of a token.
-        nested: see `VisionFeatures`.
-        extras: names of its further outputs.
-    """
-
-    name: str
-    tokens: int
-    hidden: int
-    nested: bool
-    extras: tuple[str, ...] = ()
 
 
 def picture_key(pixel_values: npt.NDArray[np.float32]) -> str:

@@ -8,7 +8,8 @@ from pocketvlm import VLM, Artifact, PocketVLMError, Sampling
 from pocketvlm.decoders.base import EmbeddingSegment, TokenSegment
 from pocketvlm.decoders.prefix import CachedSequence
 from pocketvlm.vision.encoder import VisionEncoder
-from pocketvlm.vision.feature_cache import FeatureCache, FeatureSource
+from pocketvlm.vision.feature_cache import FeatureCache
+from pocketvlm.vision.feature_source import FeatureSource
 from support.tiny_artifact import give_extras, read_manifest, write_artifact, write_manifest
 from support.tiny_graphs import HIDDEN, reference_logits
 

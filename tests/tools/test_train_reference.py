@@ -40,9 +40,10 @@ from train_reference import coverage, features, training
 from train_reference.__main__ import write_questions
 from train_reference.curve import draw, read_points, table
 from train_reference.features import encode, pixel_values, scenes_of
+from train_reference.probe import classes_of, cls_tokens, linear_accuracy
 from train_reference.scenes import IMAGE_SIZE, KINDS, question_set, questions, render, scene_rng
 from train_reference.sources import ChecksumError, NpmPackage, fetch_archive
-from train_reference.things import COLOURS, NOUNS, Catalogue, Thing, colour_of
+from train_reference.things import CIFAR_NOUNS, COLOURS, NOUNS, Catalogue, Thing, colour_of
 from train_reference.training import Plan, Reader, Trained, form_of, train_all
 from train_reference.words import targets_of
 
@@ -290,6 +291,24 @@ def test_things_that_keep_a_patch(catalogue, tmp_path, monkeypatch):
     write_artifact(tmp_path / "one")
     (method,) = coverage.plain_methods(tmp_path)
     assert method == find_pruner(Artifact.open(tmp_path / "one").manifest.pruning.method).title
+
+
+def test_a_linear_probe(tower, catalogue):
+    things = [one for noun in CIFAR_NOUNS for one in catalogue.things[noun] if not one.colour]
+    last, before = cls_tokens(tower, things)
+    with torch.inference_mode():
+        picture = Image.fromarray(things[3].picture).resize((112, 112), Image.Resampling.BICUBIC)
+        states = tower(pixel_values([picture]), output_hidden_states=True).hidden_states
+    for ours, theirs in ((last, states[-1]), (before, states[-2])):
+        np.testing.assert_allclose(ours[3], theirs[0, 0], atol=1e-5)
+    assert classes_of(things).tolist() == list(range(10))
+    rng = np.random.default_rng(0)
+    directions, classes = rng.normal(size=(10, 32)), rng.integers(0, 10, 600)
+    noisy = (directions[classes] + rng.normal(size=(600, 32))).astype(np.float32)
+    fit, test = slice(None, 400), slice(400, None)
+    assert linear_accuracy(noisy[fit], classes[fit], noisy[test], classes[test]) > 0.95
+    shuffled = rng.permutation(classes)  # nothing to be read
+    assert linear_accuracy(noisy[fit], shuffled[fit], noisy[test], shuffled[test]) < 0.25
 
 
 def test_pooling_averages_squares(encoded):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 from transformers import Dinov2Model, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -28,8 +29,9 @@ from train_reference.coverage import kept_things, plain_methods
 from train_reference.coverage import table as coverage_table
 from train_reference.curve import draw, read_points, table
 from train_reference.features import Encoded, encode, scenes_of
+from train_reference.probe import classes_of, cls_tokens, linear_accuracy
 from train_reference.scenes import IMAGE_SIZE, question_set, render
-from train_reference.things import SPLITS, Catalogue, load_catalogues
+from train_reference.things import CIFAR_NOUNS, SPLITS, Catalogue, load_catalogues
 from train_reference.training import CURVE, FULL, Trained, train_all
 
 _PATH = click.Path(path_type=Path)
@@ -142,6 +144,23 @@ def questions(run: Recipe, out: Path, split: str, count: int, per_picture: int) 
     """Write a set for `pocketvlm evaluate` and the frontier: OUT/questions.jsonl, PNG files."""
     catalogue = load_catalogues(run.work / "parts")[split]
     click.echo(write_questions(catalogue, out, split, count, per_picture))
+
+
+@main.command()
+@click.option("--count", default=2_000, show_default=True, help="Pictures to fit, and to test.")
+@click.pass_obj
+def probe(run: Recipe, count: int) -> None:
+    """Say how well a linear map names CIFAR-10's pictures from the tower's [CLS]."""
+    tower, _, catalogues = _parts(run.work)
+    rng, sets = np.random.default_rng(run.seed), []
+    for split in ("train", "test"):
+        things = [one for noun in CIFAR_NOUNS for one in catalogues[split].things[noun]]
+        some = [things[i] for i in rng.choice(len(things), count, replace=False)]
+        sets.append((cls_tokens(tower, some), classes_of(some)))
+    (fitted, classes), (tested, expected) = sets
+    for name, ours, theirs in zip(("last layer", "the one before"), fitted, tested, strict=True):
+        share = linear_accuracy(ours, classes, theirs, expected)
+        click.echo(f"{name}: {100 * share:.1f} % of {count} pictures, of which none was fitted")
 
 
 @main.command()

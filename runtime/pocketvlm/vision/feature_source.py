@@ -34,8 +34,8 @@ class FeatureSource:
 
 
 def feature_source(artifact: Artifact, encoder: VisionEncoder, *, kept: bool) -> FeatureSource:
-    """What makes the features. Where they are ``kept`` in a folder, those of other graphs lie beside
-    them, so that the graph's content names it."""
+    """What makes the features. Where they are ``kept`` in a folder, those of other graphs lie
+    beside them, so that the graph's content names it."""
     manifest = artifact.manifest
     name = manifest.artifact_id
     if kept:

@@ -141,10 +141,10 @@ class _ShuffledProjector(nn.Module):
         """As `InternVLModel.get_image_features` continues."""
         shuffle = upstream.model_class("internvl", "InternVLModel").pixel_shuffle
         side = int(features.shape[1] ** 0.5)
-        squares = features.reshape(len(features), side, side, -1)
+        squares = features.reshape(features.shape[0], side, side, -1)
         shuffled = shuffle(None, squares, scale_factor=self.ratio)
         projected: torch.Tensor = self.projector(
-            shuffled.reshape(len(features), -1, shuffled.shape[-1])
+            shuffled.reshape(features.shape[0], -1, shuffled.shape[-1])
         )
         return projected
 

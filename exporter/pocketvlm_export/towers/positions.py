@@ -29,7 +29,7 @@ class Positioned(nn.Module):
         if patches.ndim == 4:
             patches = patches.flatten(2).transpose(1, 2)
         if self.cls_token is not None:
-            patches = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1)
+            patches = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], dim=1)
         return patches + self.positions
 
 

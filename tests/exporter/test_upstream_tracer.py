@@ -97,3 +97,14 @@ def test_everything_is_as_before_afterwards():
         operators = ONNXRegistry.from_torchlib(opset_version=base.OPSET)
         assert ONNXRegistry().from_torchlib(opset_version=base.OPSET) is operators
     assert patched() == before
+
+
+def test_a_module_is_captured_in_one_way_or_refused():
+    """``len`` fixes the batch: torch by itself then captures a second way, in which numpy's
+    arithmetic is part of the graph."""
+
+    def fixed(linear, x, y):
+        return y.reshape(len(y), -1), y
+
+    with pytest.raises(Exception, match="inferred a static shape of 3 for dimension"):
+        trace(ProductsGraph(fixed))

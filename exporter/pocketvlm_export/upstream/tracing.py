@@ -32,14 +32,18 @@ def quick_tracing() -> Iterator[None]:
     - Decomposing runs a program twice: to learn whether its outputs alias anything, and to record
       it. What the program says of its outputs answers the first where that is safe; see
       `_outputs_of`.
+    - Where capturing a module fails, it silently captures it a second way, slower, in which numpy
+      becomes part of the graph. The first failure is the error here.
 
     No graph changes: each is byte for byte the one that torch makes by itself. A release of torch
     that has not what is replaced here takes longer, and that is all.
     """
     try:
         from torch._functorch._aot_autograd import graph_capture_wrappers
+        from torch.onnx._internal.exporter import _capture_strategies as capturing
         from torch.onnx._internal.exporter._registration import ONNXRegistry
 
+        first = capturing.CAPTURE_STRATEGIES[:1]
         running = graph_capture_wrappers.PropagateUnbackedSymInts
         kept = functools.partial(_operators, vars(ONNXRegistry)["from_torchlib"])
         recorded = _recorded_only(running)
@@ -48,6 +52,7 @@ def quick_tracing() -> Iterator[None]:
         return
     with (
         mock.patch.object(ONNXRegistry, "from_torchlib", kept),
+        mock.patch.object(capturing, "CAPTURE_STRATEGIES", first),
         mock.patch.object(graph_capture_wrappers, running.__name__, recorded),
     ):
         yield

@@ -131,7 +131,7 @@ reference-frontier: build/reference-trained/config.json
 	$(TOOL) train_reference --work $(REFERENCE) questions build/reference-validation --split validation --count 150
 	$(TOOL) frontier --model build/reference-trained --build build/reference-frontier --test-set build/reference-test/questions.jsonl \
 		--training-set build/reference-validation/questions.jsonl --questions $(REFERENCE_QUESTIONS) --training 150 --sizes 0 \
-		--stages tower --parts accuracy --decoder-precision int8 --workers 2 \
+		--stages tower --crossed 0 --parts accuracy --decoder-precision int8 --workers 2 \
 		--page docs/evidence.md --section reference-frontier --figures $(REFERENCE_DATA)
 	$(TOOL) train_reference --work $(REFERENCE) coverage build/reference-frontier/artifacts --page docs/evidence.md
 	$(TOOL) frontier.beside docs/data/frontier.json $(REFERENCE_DATA) --names demo reference --page docs/evidence.md --plot docs/evidence.svg

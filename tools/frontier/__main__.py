@@ -63,6 +63,12 @@ def _one_of(*names: str) -> Callable[[str], str]:
     help="Where stages are tried, or none.",
 )
 @click.option(
+    "--crossed",
+    default=grid.CHOSEN,
+    show_default=True,
+    help="Tower plans that every method is measured with.",
+)
+@click.option(
     "--sizes",
     type=NUMBERS,
     help="Edges of smaller pictures, in pixels; with the default method, and unpruned. By default "
@@ -91,6 +97,7 @@ def main(
     budgets: tuple[int, ...] | None,
     only: tuple[str, ...],
     stages: tuple[str, ...],
+    crossed: int,
     sizes: tuple[int, ...] | None,
     workers: int,
     preset: str,
@@ -122,7 +129,7 @@ def main(
             f"{one.work:.2f} of the work"
         )
     staged = [one.setting for one in chosen]
-    wanted = _wanted(default, grid.methods(only), staged, budgets, sizes, here)
+    wanted = _wanted(default, grid.methods(only), staged, budgets, sizes, here, crossed)
     results = accuracy.measure(bench, data, wanted, workers)
     refused = accuracy.export_all(bench, wanted, workers)
     for setting, reason in refused.items():
@@ -195,16 +202,15 @@ def _wanted(
     budgets: tuple[int, ...],
     sizes: tuple[int, ...],
     here: Dimensions,
+    crossed: int,
 ) -> list[tuple[Setting, list[int]]]:
-    """All methods; all of them with the best tower stages; the default one with all stages, and of
+    """All methods; all of them with so many tower stages, the best; the default one with all stages, and of
     smaller pictures; and the unpruned one, with and without stages of the decoder, and of smaller
     pictures."""
     towers = [one for one in staged if one.tower]
     decoders = [one for one in staged if one.decoder]
     settings = [*methods]
-    settings += [
-        replace(one, tower=best.tower) for one in methods for best in towers[: grid.CHOSEN]
-    ]
+    settings += [replace(one, tower=best.tower) for one in methods for best in towers[:crossed]]
     if default in methods:
         settings += [*towers, *(replace(default, decoder=one.decoder) for one in decoders)]
         settings += [replace(default, image_size=size) for size in sizes]

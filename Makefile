@@ -124,7 +124,7 @@ build/reference-trained/config.json: $(ADAPTERS) $(VENV)/.installed
 
 # All methods and tower stages on it, as `frontier` measures them on the demo, and both beside each other; stages are chosen on the
 # validation split. An hour on two cores where nothing else runs.
-REFERENCE_QUESTIONS ?= 600
+REFERENCE_QUESTIONS ?= 400
 REFERENCE_DATA := docs/data/reference-frontier.json
 reference-frontier: build/reference-trained/config.json
 	$(TOOL) train_reference --work $(REFERENCE) questions build/reference-test --split test --count $(REFERENCE_QUESTIONS)

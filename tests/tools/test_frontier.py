@@ -26,6 +26,7 @@ from frontier.timing import Stopwatch, Times
 from make_checkpoint import PRESETS
 from pocketvlm.artifact import Artifact
 from pocketvlm.artifact.stages import Stage, in_order
+from pocketvlm.errors import RequestError
 from pocketvlm_export.decoder_stages import DECODER_STAGES
 from pocketvlm_export.pruning import PRUNERS
 from pocketvlm_export.tower_stages import TOWER_STAGES
@@ -206,6 +207,16 @@ def test_what_cannot_be_exported_is_left_out_and_says_why(tmp_path):
     refused = accuracy.export_all(bench, [(impossible, [72])], workers=1)
     assert "stage" in refused[impossible]
     assert accuracy.measure(bench, bench.questions("test", 1), [], 1) == []
+
+
+def test_a_folder_that_is_taken_is_no_refusal_of_the_setting(tmp_path):
+    bench, setting = accuracy.Bench(tmp_path), Setting("uniform")
+    taken = bench.folder_of(setting) / "a file of somebody's"
+    taken.parent.mkdir(parents=True)
+    taken.touch()
+    with pytest.raises(RequestError, match="is not empty"):
+        accuracy.export_all(bench, [(setting, [72])], workers=1)
+    assert not bench.refusal(setting).exists()
 
 
 def test_calls_in_this_process_and_in_others():

@@ -204,9 +204,9 @@ def _wanted(
     here: Dimensions,
     crossed: int,
 ) -> list[tuple[Setting, list[int]]]:
-    """All methods; all of them with so many tower stages, the best; the default one with all stages, and of
-    smaller pictures; and the unpruned one, with and without stages of the decoder, and of smaller
-    pictures."""
+    """All methods; all of them with the ``crossed`` best tower stages; the default one with all
+    stages, and of smaller pictures; and the unpruned one, with and without stages of the decoder,
+    and of smaller pictures."""
     towers = [one for one in staged if one.tower]
     decoders = [one for one in staged if one.decoder]
     settings = [*methods]

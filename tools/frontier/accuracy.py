@@ -28,6 +28,7 @@ from pocketvlm_measure.evaluation.summary import summarise
 from pocketvlm_measure.progress import counter
 
 DEMO = "demo"
+_ITS_FOLDER = ("output", "overwrite")  # options whose refusals are about the destination alone
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,8 @@ def export_one(bench: Bench, setting: Setting, budgets: Sequence[int]) -> None:
             bench.model, bench.folder_of(setting), options, kept=KeptFiles(bench.build / "shared")
         )
     except PocketVLMError as error:
+        if error.setting in _ITS_FOLDER:
+            raise  # says nothing of the setting: another run may be at work there
         bench.build.mkdir(parents=True, exist_ok=True)
         replace_file(bench.refusal(setting), f"{error}\n".encode())
 

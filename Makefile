@@ -133,7 +133,7 @@ reference-frontier: build/reference-trained/config.json
 		--training-set build/reference-validation/questions.jsonl --questions $(REFERENCE_QUESTIONS) --training 150 --sizes 0 \
 		--stages tower --crossed 0 --parts accuracy --decoder-precision int8 --workers 2 \
 		--page docs/evidence.md --section reference-frontier --figures $(REFERENCE_DATA)
-	$(TOOL) train_reference --work $(REFERENCE) coverage build/reference-frontier/artifacts --page docs/evidence.md
+	$(TOOL) train_reference --work $(REFERENCE) coverage build/reference-frontier/artifacts --pictures 80 --page docs/evidence.md
 	$(TOOL) frontier.beside docs/data/frontier.json $(REFERENCE_DATA) --names demo reference --page docs/evidence.md --plot docs/evidence.svg
 
 # Ten thousand answers on each engine, a full context, an evaluation that is killed ten times, a server that is asked 2,000 times: whether

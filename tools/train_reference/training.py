@@ -41,7 +41,7 @@ class Plan:
 
 
 # Of 8 pictures with all their questions, 4 s a step on two cores with bfloat16 where pooled, twice
-# that where whole: some 70 minutes. The learning rate of `pooled` is still high at its end.
+# that where whole: some 80 minutes. The learning rate of `pooled` is still high at its end.
 FULL = Plan(
     Stage("words", 800, 64, 2e-3, 800, report_every=100),
     Stage("pooled", 520, 8, 8e-4, 1000, ((100, 1), (250, 2)), report_every=80, save_every=10),

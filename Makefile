@@ -109,7 +109,7 @@ figures: install
 frontier: install
 	$(TOOL) frontier --workers 2 --page docs/methods.md --figures docs/data/frontier.json --plot docs/frontier.svg
 
-# DINOv2 and SmolLM2 with a trained projector: 90 minutes on two cores where nothing else runs, and npm. What is in REFERENCE is not
+# DINOv2 and SmolLM2 with a trained projector: 80 minutes on two cores where nothing else runs, and npm. What is in REFERENCE is not
 # made again, so that a stopped run goes on.
 REFERENCE ?= $(HOME)/.cache/pocketvlm/reference-training
 ADAPTERS := tools/train_reference/adapters.safetensors

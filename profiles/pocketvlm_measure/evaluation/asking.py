@@ -94,12 +94,12 @@ class Asker:
         encode_ms: dict[tuple[str, int], float] = {}
         # A budget after the other, so that the sequence before has the same visual tokens.
         for budget in dict.fromkeys(budget for _, left in asked for budget in left):
-            prefilled = False
+            is_prefilled = False
             for question in (question for question, left in asked if budget in left):
                 reply = self._answer(question, opened, budget, task.max_new_tokens, encode_ms)
-                if prefilled and self._shares_prefill:
+                if is_prefilled:
                     reply = dataclasses.replace(reply, ttft_ms=None)
-                prefilled = prefilled or reply.error is None
+                is_prefilled |= self._shares_prefill and reply.error is None
                 yield dataclasses.replace(reply, media=media)
 
     def _answer(
